@@ -1,0 +1,36 @@
+"""The one seam to the language model: the ``Engine`` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome, Prompt, Sampling
+
+
+class Engine(Protocol):
+    """A language model that answers a task's questions. Implementations inherit ``EngineContract`` in the tests.
+
+    Both calls return one result per input, in the order of the input, and never raise for a single bad request:
+    such a one comes back as ``Status.FAILED`` / ``Completion.error``. They raise ``EngineError`` when the whole
+    engine is gone.
+    """
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """Model, sampling and template of ``evaluate``'s outcomes."""
+        ...
+
+    async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
+        """Ask every example's question under ``prompt`` and judge the answers."""
+        ...
+
+    async def generate(
+        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
+    ) -> list[Completion]:
+        """Continue each conversation with its own sampling (APE, rewriting)."""
+        ...
+
+    async def close(self) -> None:
+        """Free the engine's processes and memory; a second call does nothing."""
+        ...
