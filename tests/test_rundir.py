@@ -1,0 +1,43 @@
+import pytest
+
+from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.types import InputError
+
+
+def test_claim_writes_the_config_and_the_same_run_may_come_back(tmp_path):
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.claim(PROFILES["demo"]).close()
+    assert folder.load_config() == PROFILES["demo"]
+    folder.claim(PROFILES["demo"]).close()
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.claim(RunConfig()), pytest.raises(InputError, match="another process"):
+        folder.claim(RunConfig())
+    folder.claim(RunConfig()).close()
+
+
+def test_another_config_is_refused_and_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(RunConfig(seed=1)).close()
+    with pytest.raises(InputError, match="seed: 1, now 2"):
+        folder.claim(RunConfig(seed=2))
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="config.json"):
+        RunFolder(tmp_path).load_config()
+
+
+def test_a_broken_config(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="expected JSON"):
+        RunFolder(tmp_path).load_config()
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="give another --output"):
+        RunFolder(tmp_path / "file").claim(RunConfig())
