@@ -67,7 +67,11 @@ class RunFolder:
             raise InputError(f"{self.path}: another process is running in this folder; wait for it, or give "
                              "another --output") from None
         if self.config_file.exists():
-            self._check_same(config)
+            try:
+                self._check_same(config)
+            except InputError:
+                lock.close()
+                raise
         else:
             draft = self.config_file.with_suffix(".tmp")
             draft.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
