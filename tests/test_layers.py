@@ -19,12 +19,13 @@ LAYERS = [
     {"proposal.acquisition", "proposal.two_stage", "proposal.invbo", "proposal.proposer"},
     {"tune.hyperband", "search", "tune.scheduler", "tune.searcher", "tune.trainable", "tune.bo_actor", "tune.runner",
      "results.analysis", "results.plots", "results.report", "results.display"},
-    {"plan", "run", "cli", "__main__"},
+    {"inputs", "plan", "session", "run", "cli", "__main__"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 OWNERS = {
     "vllm": {"engine.vllm"},
-    "ray": {"tune.scheduler", "tune.searcher", "tune.trainable", "tune.bo_actor", "tune.runner", "engine.pool", "run"},
+    "ray": {"tune.scheduler", "tune.searcher", "tune.trainable", "tune.bo_actor", "tune.runner", "engine.pool", "engine.actor", "session",
+            "run"},
     "gpytorch": {"surrogate.gp", "proposal.acquisition"},
     "botorch": {"surrogate.gp", "proposal.acquisition"},
     "vec2text": {"latent.vec2text"},

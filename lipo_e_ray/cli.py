@@ -1,0 +1,143 @@
+"""The command line: ``lipo-e-ray run | plan | resume | report | evaluate``; ``python -m lipo_e_ray.run`` is ``run``.
+
+Exit status: 0 done; 1 the run could not go on (nothing lost, ``resume`` continues); 2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.install_check import check_install
+from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.types import InputError, LipoError
+
+# typer carries its own click and names only this branch of its usage errors in public
+UsageError = typer.BadParameter.__base__
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Find the instruction and the exemplars with which your model errs least.")
+
+Profile = Annotated[str, typer.Option(help=f"Where it runs: {', '.join(PROFILES)}.")]
+TaskName = Annotated[str | None, typer.Option("--task", help=(
+    "arithmetic, gsm8k, or a folder with train.jsonl, validation.jsonl, test.jsonl of question and answer."))]
+Model = Annotated[str | None, typer.Option(help="smollm2-135m (embedded), a folder, or a Hugging Face id.")]
+Seed = Annotated[int, typer.Option(help="Same seed and same outcomes: same run.")]
+MaxCalls = Annotated[int, typer.Option("--max-llm-calls", help="Hard limit for the search; 0: none.")]
+PoolSize = Annotated[int | None, typer.Option("--qa-pool-size", help="Exemplars to choose from.")]
+NumInstructions = Annotated[int | None, typer.Option("--ape-num-instructions", help="Instructions the LLM writes.")]
+Iterations = Annotated[int | None, typer.Option("--iterations", help="InvBO iterations; 0: none.")]
+UseApe = Annotated[bool, typer.Option("--use-ape/--no-use-ape", help="Let the LLM write instructions.")]
+Instructions = Annotated[Path | None, typer.Option("--instructions", help="Your own instructions, one a line.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+
+
+def configure(
+    profile: str, task: str | None, model: str | None, seed: int, max_llm_calls: int, qa_pool_size: int | None,
+    ape_num_instructions: int | None, iterations: int | None, use_ape: bool, instructions: Path | None,
+) -> RunConfig:
+    """The profile with what the flags change. Raises ``InputError``."""
+    if profile not in PROFILES:
+        raise InputError(f"--profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
+    base = PROFILES[profile]
+    given = {"name": task, "pool_size": qa_pool_size}
+    return replace(
+        base, seed=seed, max_llm_calls=max_llm_calls,
+        instructions_file=str(instructions.resolve()) if instructions else "",
+        task=replace(base.task, **{key: value for key, value in given.items() if value is not None}),
+        model=replace(base.model, name=model) if model else base.model,
+        ape=replace(base.ape, use=use_ape, num_instructions=ape_num_instructions or base.ape.num_instructions),
+        invbo=base.invbo if iterations is None else replace(base.invbo, iterations=iterations),
+    )
+
+
+def default_output(config: RunConfig) -> Path:
+    """One folder per task, model and seed, so that the same command again continues the same run."""
+    names = [Path(name).name for name in (config.task.name, config.model.name)]
+    return Path("runs") / f"{'-'.join(names)}-seed{config.seed}"
+
+
+@app.command()
+def run(
+    profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
+    qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
+    use_ape: UseApe = True, instructions: Instructions = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-MODEL-seedN.")] = None,
+) -> None:
+    """Search for the best prompt; the same command again continues where it stopped."""
+    from lipo_e_ray.run import run_search_job  # torch and Ray load only when there is something to run
+
+    config = configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
+                       use_ape, instructions)
+    check_install()
+    run_search_job(config, RunFolder(output or default_output(config)))
+
+
+@app.command()
+def plan(
+    profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
+    qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
+    use_ape: UseApe = True, instructions: Instructions = None,
+) -> None:
+    """Show the schedule and its cost in LLM calls, tokens and time; nothing is paid."""
+    from lipo_e_ray.plan import print_plan
+
+    check_install()
+    print_plan(configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
+                         use_ape, instructions))
+
+
+@app.command()
+def resume(folder: Folder) -> None:
+    """Continue an interrupted run; no LLM call that was answered is made again."""
+    from lipo_e_ray.run import run_search_job
+
+    check_install()
+    run_search_job(RunFolder(folder).load_config(), RunFolder(folder))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html again, from the ledger alone."""
+    from lipo_e_ray.results.report import write_report
+
+    RunFolder(folder).load_config()
+    print(write_report(folder))
+
+
+@app.command()
+def evaluate(
+    folder: Folder, split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+) -> None:
+    """Measure the best prompt on a whole split; what the ledger knows is not asked again."""
+    from lipo_e_ray.run import evaluate_best
+
+    if split not in ("validation", "test"):
+        raise InputError(f"--split: expected validation or test, got {split!r}")
+    check_install()
+    evaluate_best(RunFolder(folder), split)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; every error on purpose is one line on standard error."""
+    try:
+        app(args=arguments, standalone_mode=False)
+        sys.exit(0)
+    except UsageError as error:
+        _fail(f"{' '.join(error.format_message().split())} (--help lists what there is)", 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except LipoError as error:
+        _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+
+
+def _fail(line: str, status: int) -> None:
+    print(f"lipo-e-ray: {line}", file=sys.stderr)
+    sys.exit(status)

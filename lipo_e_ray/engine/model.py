@@ -1,0 +1,132 @@
+"""What a model is before any engine runs: its folder, its fingerprints, its tokens. No vLLM in here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lipo_e_ray.config import ModelConfig
+from lipo_e_ray.data.prompts import TEMPLATE
+from lipo_e_ray.embedded import resolve_model
+from lipo_e_ray.types import Fingerprints, InputError, Message, Sampling, digest
+
+PROBES, PROBE_BYTES = 64, 1 << 14  # of each weights file: 1 MiB read, whatever its size
+_VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path")  # keys of config.json that change nothing
+_MARK = "\ue000"  # private use: stands for a special token that data spelt out
+
+
+def sampling_of(model: ModelConfig) -> Sampling:
+    """How ``evaluate`` samples."""
+    return Sampling(temperature=model.temperature, max_tokens=model.max_tokens)
+
+
+def fingerprints(model: ModelConfig) -> Fingerprints:
+    """What makes outcomes comparable. A folder counts by its content, wherever it lies; a hub name by the name.
+
+    Raises ``InputError`` when a folder holds no model.
+    """
+    folder = model_folder(model)
+    weights = _folder_digest(folder) if folder else model.name
+    return Fingerprints(
+        model=digest("model", weights, model.dtype),
+        sampling=sampling_of(model).fingerprint,
+        template=digest("template", TEMPLATE, _chat_template(folder) if folder else ""),
+    )
+
+
+def model_folder(model: ModelConfig) -> Path | None:
+    """The local folder of the model, or ``None`` for a hub name. Raises ``InputError`` when it holds no model."""
+    name = resolve_model(model.name)
+    folder = Path(name).expanduser()
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        return None
+    if not (folder / "config.json").is_file() or not _weights(folder):
+        raise InputError(
+            f"model {model.name!r}: expected a Hugging Face id or a folder with config.json and weights "
+            f"(*.safetensors or *.bin), found {'neither' if folder.is_dir() else 'no such folder'}; check model.name"
+        )
+    return folder
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+
+
+def _folder_digest(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = [json.dumps({key: value for key, value in config.items() if key not in _VOLATILE}, sort_keys=True)]
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer.model"):
+        path = folder / name
+        parts.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
+    for path in _weights(folder):
+        size = path.stat().st_size
+        probe = hashlib.sha256()
+        with path.open("rb") as file:
+            for i in range(PROBES):
+                file.seek(max(0, size - PROBE_BYTES) * i // (PROBES - 1))
+                probe.update(file.read(PROBE_BYTES))
+        parts += [path.name, str(size), probe.hexdigest()]
+    return digest(*parts)
+
+
+def _chat_template(folder: Path) -> str:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"  # where older models keep it
+    return json.dumps(json.loads(config.read_text(encoding="utf-8")).get("chat_template")) if config.is_file() else ""
+
+
+class ChatTokenizer:
+    """Chat messages to token ids by the model's own template, applied once: its BOS is the only one.
+
+    Text from data stays text: a special token spelt out in a message's content ("<|im_end|>") becomes the tokens of
+    its letters, so that no question can end its own turn. Raises ``InputError`` for a model without chat template.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        from transformers import AutoTokenizer
+
+        folder = model_folder(model)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder or model.name)
+        except (OSError, ValueError) as error:
+            raise InputError(f"model {model.name!r}: cannot load its tokenizer: {first_line(error)}") from error
+        if not self._tokenizer.chat_template:
+            raise InputError(f"model {model.name!r}: expected a chat template, found none; take an instruct model")
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokens = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        return re.compile("|".join(map(re.escape, [*sorted(tokens, key=len, reverse=True), _MARK])))
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the chat, up to where the assistant's answer begins."""
+        spelt_out: list[str] = []
+
+        def mark(match: re.Match[str]) -> str:
+            spelt_out.append(match[0])
+            return f"{_MARK}{len(spelt_out) - 1}{_MARK}"
+
+        marked = [message | {"content": self._special.sub(mark, message["content"])} for message in messages]
+        text = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = []
+        for i, part in enumerate(text.split(_MARK)):  # template, number, template, number, ..., template
+            if i % 2:
+                ids += self._tokenizer.encode(spelt_out[int(part)], add_special_tokens=False, split_special_tokens=True)
+            elif part:
+                ids += self._tokenizer.encode(part, add_special_tokens=False)
+        return ids
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the chat, up to where the assistant's answer begins (``data.prompts.check_context``)."""
+        return len(self.encode(messages))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type: for messages of one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,205 @@
+"""The real engine: vLLM's ``AsyncLLM`` in this process, its engine core in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from lipo_e_ray.config import ModelConfig
+from lipo_e_ray.data.answers import Metric
+from lipo_e_ray.data.prompts import render
+from lipo_e_ray.engine.model import ChatTokenizer, fingerprints, first_line, model_folder, sampling_of
+from lipo_e_ray.types import (
+    Completion,
+    EngineError,
+    Example,
+    Fingerprints,
+    InputError,
+    Message,
+    Outcome,
+    Prompt,
+    Sampling,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+# Set before vLLM is imported; what the user has set stays.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, on the CPU only; unset, vLLM takes most of the machine's memory
+    "TOKENIZERS_PARALLELISM": "false",
+}
+FAMILY = "LIPO_E_RAY_ENGINE"  # environment variable that marks all descendants of one engine
+
+# vLLM's processes outlive a parent that is killed. This one waits for the pipe from the parent to close, however the
+# parent ends, and then kills the family. It spares multiprocessing's resource tracker, which then frees shared memory.
+GUARD = """
+import os, sys
+sys.stdin.buffer.read()
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        environ = open(f"/proc/{pid}/environ", "rb").read()
+        command = open(f"/proc/{pid}/cmdline", "rb").read()
+        if sys.argv[1].encode() in environ and b"resource_tracker" not in command:
+            os.kill(int(pid), 9)
+    except OSError:
+        pass
+"""
+
+
+class VLLMEngine:
+    """One model served by vLLM: tensor parallel 1, prefix caching, one GPU, or the CPU where there is none.
+
+    The constructor loads the model and blocks while it does. Raises ``InputError`` for a model that cannot be
+    loaded, ``EngineError`` where memory is short (which may pass).
+    """
+
+    def __init__(self, model: ModelConfig, metric: Metric) -> None:
+        self._model = model
+        self._metric = metric
+        self._fingerprints = fingerprints(model)
+        self._chat = ChatTokenizer(model)
+        self._family = uuid.uuid4().hex
+        self._guard: subprocess.Popen | None = _start_guard(self._family)
+        try:
+            self._llm = _load(model, self._family)
+        except BaseException:
+            self._dismiss_guard()
+            raise
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        return self._fingerprints
+
+    async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
+        sampling = sampling_of(self._model)
+        completions = await self.generate([render(prompt, example.question) for example in examples],
+                                          [sampling] * len(examples))
+        return [self._judge(prompt, *pair) for pair in zip(examples, completions, strict=True)]
+
+    async def generate(
+        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
+    ) -> list[Completion]:
+        pairs = zip(conversations, samplings, strict=True)
+        return list(await asyncio.gather(*(self._complete(messages, sampling) for messages, sampling in pairs)))
+
+    async def close(self) -> None:
+        if self._guard is not None:
+            self._llm.shutdown()
+            self._dismiss_guard()
+
+    def _judge(self, prompt: Prompt, example: Example, completion: Completion) -> Outcome:
+        status = Status.FAILED if completion.error else self._metric(completion.text, example.answer)
+        return Outcome(prompt.id, example.id, status, completion.text, completion.error, completion.prompt_tokens,
+                       completion.cached_tokens, completion.completion_tokens)
+
+    async def _complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """One request. Whatever is wrong with it alone is in ``error``; a dead engine raises ``EngineError``."""
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMError
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            ids = self._chat.encode(messages)
+        except TemplateError as error:
+            return Completion("", f"the model's chat template refuses these messages: {first_line(error)}")
+        room = self._model.max_model_len - sampling.max_tokens
+        if len(ids) > room:
+            return Completion("", f"prompt of {len(ids)} tokens overflows the context: expected at most {room} "
+                                  f"(max_model_len {self._model.max_model_len} less {sampling.max_tokens} to answer)")
+        try:
+            params = SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed,
+                                    max_tokens=sampling.max_tokens, stop=list(sampling.stop),
+                                    output_kind=RequestOutputKind.FINAL_ONLY)
+            async for output in self._llm.generate({"prompt_token_ids": ids}, params, uuid.uuid4().hex):
+                last = output
+        except EngineDeadError as error:
+            raise EngineError(f"model {self._model.name!r}: the vLLM engine died; restart it") from error
+        except (VLLMError, ValueError) as error:
+            return Completion("", f"{type(error).__name__}: {first_line(error)}")
+        return Completion(last.outputs[0].text, "", len(ids), last.num_cached_tokens or 0,
+                          len(last.outputs[0].token_ids))
+
+    def _dismiss_guard(self) -> None:
+        """Let the guard see the end of its pipe: it kills what is left of the engine, and ends."""
+        if self._guard is not None:
+            self._guard.communicate()
+            self._guard = None
+
+
+def _start_guard(family: str) -> subprocess.Popen:
+    # A session of its own: a Ctrl-C that ends the engine must not end its guard first.
+    return subprocess.Popen([sys.executable, "-S", "-E", "-c", GUARD, f"{FAMILY}={family}"], stdin=subprocess.PIPE,
+                            start_new_session=True)
+
+
+def _load(model: ModelConfig, family: str) -> AsyncLLM:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ[FAMILY] = family
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        try:
+            with _output_to(log):
+                return _async_llm(model)
+        except (OSError, ValueError, RuntimeError) as error:
+            cause = _root_cause(log) or first_line(error)
+            kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
+            raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
+        finally:
+            del os.environ[FAMILY]
+
+
+def _async_llm(model: ModelConfig) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    device: dict[str, Any] = ({"enforce_eager": True} if current_platform.is_cpu()  # compiling costs more than a run
+                              else {"gpu_memory_utilization": model.gpu_memory_utilization})
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(
+        model=str(model_folder(model) or model.name), dtype=model.dtype, max_model_len=model.max_model_len,
+        max_num_seqs=model.max_num_seqs, tensor_parallel_size=1, enable_prefix_caching=True, disable_log_stats=True,
+        use_tqdm_on_load=False, **device))
+
+
+@contextmanager
+def _output_to(log: IO[str]) -> Iterator[None]:
+    """Send what this process and the children it starts print to ``log``.
+
+    At the level of file descriptors: the reason why a model does not load is printed by the engine's process only.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+    try:
+        for fd, _ in saved:
+            os.dup2(log.fileno(), fd)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in saved:
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def _root_cause(log: IO[str]) -> str:
+    """The first exception that the engine's processes printed: those after it only say that a process failed."""
+    log.seek(0)
+    found = re.search(r"^(?:\([^)]*\) ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", log.read(),
+                      re.MULTILINE)
+    return found[1].strip() if found else ""

@@ -1,0 +1,79 @@
+"""What a run starts from, loaded and checked before anything is paid: the task, the instructions, the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lipo_e_ray.config import ModelConfig, RunConfig
+from lipo_e_ray.data.answers import Metric, get_metric
+from lipo_e_ray.data.prompts import check_context
+from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.data.tasks import load_task
+from lipo_e_ray.engine import vllm
+from lipo_e_ray.engine.base import Engine
+from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message, Task
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to build an engine (picklable: it is built inside its Ray actor) and what can be known before."""
+
+    make: Callable[[], Engine]
+    fingerprints: Fingerprints
+    count_tokens: Callable[[list[Message]], int]
+    on_gpu: bool = True  # take a GPU where the cluster has one
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """``instructions``: text -> who wrote it, the shipped seeds first, then the user's."""
+
+    task: Task
+    instructions: dict[str, InstructionSource]
+    engine: EngineSpec
+
+
+def _make_vllm(model: ModelConfig, metric: Metric) -> Engine:
+    return vllm.VLLMEngine(model, metric)
+
+
+def vllm_spec(model: ModelConfig, task: Task) -> EngineSpec:
+    """A real engine. Raises ``InputError`` when the model's tokenizer cannot be loaded."""
+    metric = get_metric(task.metric)
+    return EngineSpec(partial(_make_vllm, model, metric), vllm.fingerprints(model), partial(vllm.count_tokens, model))
+
+
+def read_instructions(path: Path) -> list[str]:
+    """One instruction a line; empty lines are skipped. Raises ``InputError``."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"--instructions: expected a text file at {path}, found none") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--instructions: expected UTF-8 text in {path}, got: {error}; save it as UTF-8") from None
+    instructions = [line.strip() for line in lines if line.strip()]
+    if not instructions:
+        raise InputError(f"--instructions: expected one instruction a line in {path}, found no text")
+    return instructions
+
+
+def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
+    """Load the task and the instructions and check that all of it fits the model's context.
+
+    Raises ``InputError``; nothing was written or paid by then.
+    """
+    own = read_instructions(Path(config.instructions_file)) if config.instructions_file else []
+    task = load_task(config.task, config.seed)
+    if len(task.validation) < config.hyperband.b_min:
+        raise InputError(f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), "
+                         f"got {len(task.validation)}; add examples")
+    instructions: dict[str, InstructionSource] = dict.fromkeys(SEED_INSTRUCTIONS, "seed")
+    instructions |= {text: "file" for text in own if text not in instructions}
+    engine = engine or vllm_spec(config.model, task)
+    longest = max(instructions, key=lambda text: engine.count_tokens([{"role": "user", "content": text}]))
+    check_context(task, longest, config.max_exemplars, config.model.max_model_len, config.model.max_tokens,
+                  engine.count_tokens)
+    return Inputs(task, instructions, engine)

@@ -1,0 +1,212 @@
+"""From an embedding back to text: the ``Inverter`` protocol and the search that works for any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from lipo_e_ray.data.ape import clean_instruction
+from lipo_e_ray.latent.clauses import Phrasebook, repeats_itself, words
+from lipo_e_ray.types import Generate, Message, Sampling, digest
+
+BEAM = 8  # texts that are kept, recombined further and given back
+DONORS = 12  # nearest known texts whose clauses are used
+WIDTH = 64  # texts encoded per target and round
+ROUNDS = 5  # rounds of one climb; it ends earlier when the cosine no longer rises
+MIN_RISE = 1e-3  # in cosine
+REWRITES = 2  # times that the LLM is asked per target, 4 requests each
+MAX_WORDS = 40
+PRICE = 0.004  # cosine that a word must earn: without it the climb pads texts with clauses that mean nothing
+RIDGE = 0.3
+TRAINED_ON = 128  # nearest known texts that the guide is fitted on, beside all that were encoded for the target
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A new text and the cosine of its embedding to the target."""
+
+    text: str
+    cosine: float
+
+
+class Encoder(Protocol):
+    """What an inverter needs of ``latent.encoder.TextEncoder``."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (b, e), float32, of unit length."""
+        ...
+
+
+class Inverter(Protocol):
+    """Writes instructions for embeddings. Implementations inherit ``InverterContract`` in the tests."""
+
+    def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
+        """For each of ``targets`` (q, e), unit length, new instructions whose embedding comes close, the best first.
+
+        "New": equal to no text of ``known`` (case, spaces and final punctuation aside). Each passes
+        ``clean_instruction``. A list may be empty. The same arguments give the same lists.
+        """
+        ...
+
+
+def make_inverter(encoder_name: str, encoder: Encoder, generate: Generate) -> Inverter:
+    """``Vec2TextInverter`` where a trained corrector exists (GTR-T5-Base), ``SearchInverter`` for any other encoder.
+
+    Raises ``InputError`` when the corrector's weights can't be loaded.
+    """
+    if encoder_name.rstrip("/").rsplit("/", 1)[-1].lower() == "gtr-t5-base":
+        from lipo_e_ray.latent.vec2text import Vec2TextInverter  # heavy, and only needed here
+
+        return Vec2TextInverter(encoder)
+    return SearchInverter(encoder, generate)
+
+
+def identity(text: str) -> str:
+    """What two spellings of the same text share."""
+    return " ".join(text.lower().split()).rstrip(".!?;: ")
+
+
+def new_texts(candidates: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """Those of ``candidates``, in their order, that may be given back: clean, not known, one per identity."""
+    taken = {identity(text) for text in known}
+    for text in candidates:
+        if identity(text) not in taken and clean_instruction(text) == text:
+            taken.add(identity(text))
+            yield text
+
+
+class SearchInverter:
+    """Climbs the cosine from the nearest known texts: clauses are recombined, the LLM rewrites and merges the best.
+
+    Bounded per target: ``(REWRITES + 1) * ROUNDS`` encoder batches of ``WIDTH`` texts and ``4 * REWRITES`` LLM
+    requests; the batches are shared by all targets.
+    """
+
+    def __init__(self, encoder: Encoder, generate: Generate) -> None:
+        self._encoder = encoder
+        self._generate = generate
+
+    def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
+        """See ``Inverter.invert``."""
+        known = list(dict.fromkeys(known))
+        if not known or not len(targets):
+            return [[] for _ in targets]
+        embeddings = self._encoder.encode(known)
+        book = Phrasebook(known)
+        climbs = [_Climb(target, known, embeddings, book) for target in np.asarray(targets)]
+        self._climb(climbs)
+        for turn in range(REWRITES):
+            self._rewrite(climbs, seed, turn)
+            self._climb(climbs)
+        return [climb.best for climb in climbs]
+
+    def _climb(self, climbs: Sequence[_Climb]) -> None:
+        """Recombine until no target's cosine rises any more."""
+        active = list(climbs)
+        for _ in range(ROUNDS):
+            before = [climb.top for climb in active]
+            self._learn(active, [climb.propose() for climb in active])
+            active = [climb for climb, top in zip(active, before, strict=True) if climb.top >= top + MIN_RISE]
+            if not active:
+                break
+
+    def _rewrite(self, climbs: Sequence[_Climb], seed: int, turn: int) -> None:
+        """Let the LLM rewrite and merge each target's best texts; a poor answer is a candidate that loses."""
+        requests = [climb.requests() for climb in climbs]
+        samplings = [
+            Sampling(temperature=0.8, top_p=0.95, max_tokens=64,
+                     seed=int(digest("rewrite", str(seed), str(turn), str(i), str(j)), 16) % 2**31)
+            for i, own in enumerate(requests) for j in range(len(own))]
+        answers = iter(self._generate([request for own in requests for request in own], samplings))
+        texts = [[clean_instruction(next(answers).text) for _ in own] for own in requests]
+        self._learn(climbs, [[text for text in own if text] for own in texts])
+
+    def _learn(self, climbs: Sequence[_Climb], texts: Sequence[Sequence[str]]) -> None:
+        """Encode all ``texts`` in one batch and tell each climb of its own."""
+        batch = list(dict.fromkeys(text for own in texts for text in own))
+        rows = dict(zip(batch, self._encoder.encode(batch), strict=True)) if batch else {}
+        for climb, own in zip(climbs, texts, strict=True):
+            climb.learn(own, [rows[text] for text in own])
+
+
+class _Climb:
+    """One target: the texts seen so far with their cosines, and what to try next."""
+
+    def __init__(self, target: np.ndarray, known: Sequence[str], embeddings: np.ndarray, book: Phrasebook) -> None:
+        self._target, self._known, self._book = target, known, book
+        cosines = embeddings @ target
+        nearest = np.lexsort((known, -cosines.round(5)))[:TRAINED_ON]
+        self._seen = {known[i]: float(cosines[i]) for i in nearest}
+        self._donors = [known[i] for i in nearest[:DONORS]]
+        self._expanded: set[str] = set()
+
+    def _ranked(self) -> list[str]:
+        """All texts seen, by cosine less the price of their words; ties by text."""
+        return sorted(self._seen, key=lambda text: (-round(self._seen[text] - PRICE * len(words(text)), 5), text))
+
+    @property
+    def best(self) -> list[Inversion]:
+        """The ``BEAM`` new texts that rank first, by cosine."""
+        chosen = islice(new_texts(self._ranked(), self._known), BEAM)
+        return sorted((Inversion(text, self._seen[text]) for text in chosen), key=lambda found: -found.cosine)
+
+    @property
+    def top(self) -> float:
+        """Cosine of the best new text; -1 when there is none yet."""
+        return self.best[0].cosine if self.best else -1.0
+
+    def learn(self, texts: Sequence[str], embeddings: Sequence[np.ndarray]) -> None:
+        for text, embedding in zip(texts, embeddings, strict=True):
+            self._seen[text] = float(embedding @ self._target)
+
+    def propose(self) -> list[str]:
+        """At most ``WIDTH`` unseen recombinations of the beam, those that the guide expects most of."""
+        beam = self._ranked()[:BEAM]
+        donors = list(dict.fromkeys([*self._donors, *beam]))
+        found: dict[str, None] = {}
+        for text in beam:
+            if text not in self._expanded:
+                self._expanded.add(text)
+                found.update(dict.fromkeys(self._book.recombinations(text, donors)))
+        fresh = [text for text in found if text not in self._seen and len(words(text)) <= MAX_WORDS
+                 and not repeats_itself(text) and clean_instruction(text) == text]
+        if not fresh:
+            return []
+        order = np.argsort(-self._guide(fresh).round(5), kind="stable")[:WIDTH]
+        return [fresh[i] for i in order]
+
+    def _guide(self, texts: Sequence[str]) -> np.ndarray:
+        """Expected cosine, up to a constant, by kernel ridge regression on word counts: cheap, so it reads them all."""
+        seen = list(self._seen)
+        column = {word: i for i, word in enumerate(sorted({word for text in seen for word in words(text)}))}
+
+        def counts(rows: Sequence[str]) -> np.ndarray:
+            matrix = np.zeros((len(rows), len(column)))
+            for row, text in zip(matrix, rows, strict=True):
+                for word in words(text):
+                    if word in column:
+                        row[column[word]] += 1
+            return matrix / np.linalg.norm(matrix, axis=1, keepdims=True).clip(1e-9)
+
+        train, cosines = counts(seen), np.array(list(self._seen.values()))
+        weights = np.linalg.solve(train @ train.T + RIDGE * np.eye(len(seen)), cosines - cosines.mean())
+        return counts(texts) @ (train.T @ weights)
+
+    def requests(self) -> list[list[Message]]:
+        """Four conversations: rewrite the best, rewrite the nearest known one, merge the best two, merge best and nearest."""
+        nearest = self._donors[0]
+        first, second, *_ = [*(found.text for found in self.best[:2]), *self._donors, nearest, nearest]
+        return [_rewrite(first), _rewrite(nearest), _merge(first, second), _merge(nearest, first)]
+
+
+def _rewrite(text: str) -> list[Message]:
+    return [{"role": "user", "content": f"Rewrite this instruction in other words. Write only the new instruction.\n\n{text}"}]
+
+
+def _merge(text: str, other: str) -> list[Message]:
+    return [{"role": "user", "content":
+             f"Merge these two instructions into one short instruction. Write only the new instruction.\n\n1. {text}\n2. {other}"}]

@@ -1,0 +1,215 @@
+"""The composition root: puts data, engines, proposals and Ray Tune together for one run.
+
+``python -m lipo_e_ray.run`` is ``lipo-e-ray run``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import ray
+from ray.actor import ActorHandle
+
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.data.ape import generate_instructions
+from lipo_e_ray.embedded import resolve_encoder
+from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
+from lipo_e_ray.latent.encoder import TextEncoder
+from lipo_e_ray.latent.inversion import MAX_REQUESTS, make_inverter
+from lipo_e_ray.latent.training import fit_latent
+from lipo_e_ray.proposal.proposer import Proposer
+from lipo_e_ray.results.analysis import Records, read
+from lipo_e_ray.results.display import Display, Snapshot
+from lipo_e_ray.results.ledger import Ledger
+from lipo_e_ray.results.report import best_prompt_document, final_line, write_report
+from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.session import ray_session, sigterm_is_ctrl_c
+from lipo_e_ray.tune.hyperband import Hyperband, plan_brackets
+from lipo_e_ray.tune.runner import start_bo_actor, tune_search
+from lipo_e_ray.types import Completion, InputError, InstructionSource, Message, Sampling
+
+BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
+POLL_S = 0.5
+
+
+def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None) -> None:
+    """Run, or continue, the whole job in ``folder`` and print the final line.
+
+    ``engine``: another one than vLLM. Raises ``InputError``, ``EngineError`` and ``KeyboardInterrupt``; whatever was
+    paid for by then is in the ledger.
+    """
+    with Display() as display:
+        display.say(f"task {config.task.name}, model {config.model.name}: loading and checking")
+        inputs = load_inputs(config, engine)
+        try:
+            with folder.claim(config), sigterm_is_ctrl_c(), ray_session():
+                records = _Job(config, folder, inputs, display).run()
+        except KeyboardInterrupt:
+            display.say(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}")
+            raise
+    print(f"best prompt: {folder.best_prompt_file}\nreport: {folder.path / 'report.html'}\n{final_line(records)}")
+
+
+def evaluate_best(folder: RunFolder, split: str) -> None:
+    """Measure the best prompt of a run on all of ``split`` and print its accuracy. Raises ``InputError``."""
+    config = folder.load_config()
+    best = _read(folder).best
+    if best is None:
+        raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
+    with Display() as display:
+        inputs = load_inputs(config)
+        with folder.claim(config), sigterm_is_ctrl_c(), ray_session():
+            job = _Job(config, folder, inputs, display)
+            with job.service() as service:
+                counts = result(service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split))))
+    seen = counts.observation
+    print(f"{split} accuracy: {1 - seen.error:.1%} ({seen.evaluated - seen.errors} of {seen.evaluated} right, "
+          f"{seen.unparseable} unparseable, {counts.failed} failed, {counts.new_calls} new LLM calls)")
+
+
+def _read(folder: RunFolder) -> Records:
+    with Ledger(folder.ledger_file) as ledger:
+        return read(ledger)
+
+
+class _Job:
+    """One run from its inputs to its report."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, inputs: Inputs, display: Display) -> None:
+        self._config = config
+        self._folder = folder
+        self._inputs = inputs
+        self._display = display
+
+    def run(self) -> Records:
+        with self.service() as service:
+            instructions, paid = self._instructions(service)
+            self._search(service, instructions, paid)
+            records = self._measure(service)
+        self._folder.best_prompt_file.write_text(
+            json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_report(self._folder.path)
+        return records
+
+    @contextlib.contextmanager
+    def service(self) -> Iterator[ActorHandle]:
+        """The evaluation service with one engine per GPU, or one on the CPU; closed at the end of the block."""
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if self._inputs.engine.on_gpu else 0
+        engines = EnginesConfig(count=max(gpus, 1), num_gpus=1 - BO_GPU_SHARE if gpus else 0,
+                                in_flight=self._config.model.max_num_seqs)
+        spec = self._inputs.engine
+        service = start_service(self._folder.ledger_file, self._inputs.task, spec.fingerprints, spec.make, engines)
+        try:
+            yield service
+        finally:
+            ray.get(service.close.remote())
+
+    def _instructions(self, service: ActorHandle) -> tuple[dict[str, InstructionSource], int]:
+        """Seeds, the user's own and APE's; and how many LLM calls APE asked for (this time or an earlier one)."""
+        instructions, config, asked = dict(self._inputs.instructions), self._config, 0
+        if config.ape.use:
+            self._display.say(f"asking the model for {config.ape.num_instructions} instructions (starts the engine)")
+
+            def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
+                nonlocal asked
+                asked += len(chats)
+                return result(service.generate.remote(chats, samplings))
+
+            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed)
+            instructions |= {text: "ape" for text in written if text not in instructions}
+            self._display.say(f"{len(written)} instructions from {asked} answers of the model")
+        return instructions, asked
+
+    def _search(self, service: ActorHandle, instructions: dict[str, InstructionSource], paid: int) -> None:
+        config, task = self._config, self._inputs.task
+        brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
+        hyperband = Hyperband(brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share)
+        here = ray.get_runtime_context().get_node_id()
+        on_gpu = any(node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
+        bo_actor = start_bo_actor(_ProposerRecipe(config, self._inputs, instructions, self._folder, service), service,
+                                  gpus=BO_GPU_SHARE if on_gpu else 0.0)
+        with _Watch(self._display, service, hyperband) as watch:
+            tune_search(hyperband, service, bo_actor, config.concurrency, self._folder.path, watch.moved)
+        ray.kill(bo_actor)
+
+    def _search_budget(self, paid: int) -> int:
+        """What of ``max_llm_calls`` is left for validation: less APE, InvBO's rewriting and the test, each at most."""
+        config = self._config
+        if not config.max_llm_calls:
+            return 0
+        reserved = paid + 2 * len(self._inputs.task.test) + config.invbo.iterations * config.invbo.q * MAX_REQUESTS
+        return max(1, config.max_llm_calls - reserved)
+
+    def _measure(self, service: ActorHandle) -> Records:
+        """The test split, once, for the baseline and the best prompt."""
+        found = _read(self._folder)
+        prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.best) if scored}
+        self._display.say(f"measuring {len(prompts)} prompts on the {len(self._inputs.task.test)} test examples")
+        result([service.evaluate.remote(prompt, "test", len(self._inputs.task.test)) for prompt in prompts.values()])
+        return _read(self._folder)
+
+
+class _ProposerRecipe:
+    """What the BO actor builds its proposer from; built there, so that the driver never loads the encoder."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs, instructions: dict[str, InstructionSource],
+                 folder: RunFolder, service: ActorHandle) -> None:
+        self._config = config
+        self._task = inputs.task
+        self._instructions = instructions
+        self._folder = folder.latent_folder.absolute()
+        self._service = service
+
+    def __call__(self) -> Proposer:
+        config = self._config
+        encoder = TextEncoder(resolve_encoder(config.encoder.name))
+        space = fit_latent(encoder, list(self._instructions), self._task.pool, config.vae, config.seed, self._folder,
+                           config.max_exemplars)
+
+        def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
+            return result(self._service.generate.remote(chats, samplings))
+
+        inverter = make_inverter(config.encoder.name, encoder, generate)
+        return Proposer(self._task, config, space, self._instructions, inverter)
+
+
+class _Watch:
+    """Feeds the display from a thread of its own while Ray Tune has the main one."""
+
+    def __init__(self, display: Display, service: ActorHandle, hyperband: Hyperband) -> None:
+        self._display = display
+        self._service = service
+        self._walk = hyperband.snapshot()
+        self._calls_then = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def moved(self, walk: object) -> None:
+        """The walk has come a step further."""
+        self._walk = walk
+        self._calls_then = ray.get(self._service.progress.remote()).new_calls
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(POLL_S):
+            progress, walk = ray.get(self._service.progress.remote()), self._walk
+            done = min(walk.planned, walk.done + max(0, progress.new_calls - self._calls_then))
+            self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed))
+
+
+if __name__ == "__main__":
+    from lipo_e_ray.cli import main
+
+    main(["run", *sys.argv[1:]])

@@ -1,0 +1,57 @@
+"""The Ray cluster a command runs on, and the signals that end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import ray
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """The cluster this process is connected to, else that of ``RAY_ADDRESS``, else a private one on this machine.
+
+    A private one asks for a token (file mode 0600), without a dashboard, and ends with the block.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with tempfile.TemporaryDirectory(prefix="lipo-") as private:
+        address = os.environ.get("RAY_ADDRESS", "local")
+        if address == "local" and "RAY_AUTH_MODE" not in os.environ:
+            token = Path(private) / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        options = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def sigterm_is_ctrl_c() -> Iterator[None]:
+    """``ray job stop`` and schedulers send SIGTERM, and SIGKILL soon after: use the time to say how to go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,146 @@
+"""``JointPromptGP``: the error rate of a prompt as a Gaussian process over its refined latent z = [z_inst || z_ex].
+
+Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An instruction and an exemplar set must both be
+similar for two prompts to be: the product says so. Targets are smoothed error rates with the known variance of each
+(``surrogate/noise.py``), so prompts of every fidelity take part and a higher fidelity counts for more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from botorch.exceptions.errors import ModelFittingError
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.transforms import Normalize, Standardize
+from gpytorch.constraints import GreaterThan
+from gpytorch.kernels import MaternKernel, ProductKernel, ScaleKernel
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior
+from linear_operator.utils.errors import NanError, NotPSDError
+from torch import Tensor
+
+from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, smoothed
+
+logger = logging.getLogger(__name__)
+
+LBFGS_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
+"""Tighter ones cost two to five times the time and move neither the likelihood (fourth digit) nor held-out predictions."""
+SCALE_SPREAD = 0.3
+"""Standard deviation of the log-normal prior of the output scale, round the variance that the Beta prior implies."""
+MIN_VARIANCE = 1e-12
+
+
+class JointPromptGP:
+    """Gaussian process over refined latents (b, d) float64. Every ``fit`` rebuilds it; nothing is appended.
+
+    A second ``fit`` on the same object starts from the hyperparameters of the last one. Where a search must be a function
+    of its observations alone, use a new object each time.
+    """
+
+    def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None):
+        """``inst_dim``: width of z_inst in z. ``maximise``: the optimiser of the hyperparameters, botorch's L-BFGS if None
+        (``python -m benchmarks.gp_fit`` compares it with Adam)."""
+        self.inst_dim = inst_dim
+        self._maximise = maximise or maximise_lbfgs
+        self.prior = BetaPrior()
+        self.model: SingleTaskGP | None = None
+        self._hyperparameters: dict[str, Tensor] = {}
+
+    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
+        """Fit to m prompts: latents (m, d) and integer counts (m,), each prompt once, at its highest fidelity.
+
+        A fit that fails or gives non-finite numbers keeps the last good hyperparameters (the prior's modes, if there are
+        none) and logs a warning.
+        """
+        self.prior = fit_prior(errors, evaluated)
+        mean, variance = (torch.from_numpy(values)[:, None] for values in smoothed(errors, evaluated, self.prior))
+        if z.shape[0] != mean.shape[0]:
+            raise ValueError(f"expected one latent per count, got {z.shape[0]} latents and {mean.shape[0]} counts")
+        self.model = self._build(z.detach().double(), mean, variance)
+        start = {name: value.detach().clone() for name, value in self.model.named_parameters()} | self._hyperparameters
+        _restore(self.model, start)
+        try:
+            self._maximise(ExactMarginalLogLikelihood(self.model.likelihood, self.model))
+            self.model.eval()
+            failure = "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
+        except (ModelFittingError, NotPSDError, NanError) as error:
+            failure = f"{type(error).__name__}: {error}"
+        if failure:
+            source = "the last fit" if self._hyperparameters else "the prior"
+            logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
+            self.model = self._build(z.detach().double(), mean, variance)  # a failed fit may leave any state behind
+            _restore(self.model, start)
+        else:
+            self._hyperparameters = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.model.eval().requires_grad_(False)
+        return self
+
+    @property
+    def pending_noise(self) -> float:
+        """Variance of one more measurement: the median over the observed prompts."""
+        return float(self._noise.median())
+
+    @property
+    def _noise(self) -> Tensor:
+        scale = self.model.outcome_transform.stdvs.squeeze()
+        return self.model.likelihood.noise * scale**2
+
+    def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (b,) of the error rate at z (b, d), measurement noise left out; differentiable in z.
+
+        The model is Gaussian: a mean may lie a little outside [0, 1].
+        """
+        posterior = self.model.posterior(z)
+        return posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).clamp_min(MIN_VARIANCE).sqrt()
+
+    def joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint posterior of the error rates at z (b, d): mean (b,) and covariance (b, b), without gradient."""
+        with torch.no_grad():
+            posterior = self.model.posterior(z)
+            return posterior.mean.squeeze(-1), posterior.distribution.covariance_matrix
+
+    def _build(self, z: Tensor, mean: Tensor, variance: Tensor) -> SingleTaskGP:
+        d = z.shape[-1]
+        spread = float(mean.std()) if len(mean) > 1 else 0.0
+        standard = spread if spread >= 1e-8 else 1.0  # as Standardize does it
+        implied = self.prior.mean * (1 - self.prior.mean) / (self.prior.strength + 1) / standard**2
+        product = ProductKernel(_matern(range(self.inst_dim)), _matern(range(self.inst_dim, d)))
+        covariance = ScaleKernel(
+            product,
+            # Smoothed targets vary less than the rates they stand for. Left alone, the scale shrinks to nothing and the
+            # model is sure of a flat landscape; fixed at 1, it is too sure of itself.
+            outputscale_prior=LogNormalPrior(math.log(implied), SCALE_SPREAD),
+            outputscale_constraint=GreaterThan(1e-8, transform=None, initial_value=implied),
+        )
+        return SingleTaskGP(z, mean, variance, covar_module=covariance, input_transform=Normalize(d),
+                            outcome_transform=Standardize(1))
+
+    def _is_finite(self, z: Tensor) -> bool:
+        parameters = all(bool(value.isfinite().all()) for value in self.model.parameters())
+        with torch.no_grad():
+            return parameters and all(bool(value.isfinite().all()) for value in self.predict(z.double()))
+
+
+def _matern(dims: range) -> MaternKernel:
+    """Matern-5/2 on ``dims``; lengthscale prior scaled with the dimension (Hvarfner et al. 2024, ICML, section 5)."""
+    prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
+    constraint = GreaterThan(0.025, transform=None, initial_value=prior.mode)
+    return MaternKernel(nu=2.5, ard_num_dims=len(dims), active_dims=tuple(dims), lengthscale_prior=prior,
+                        lengthscale_constraint=constraint)
+
+
+def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])
+
+
+def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
+    """Maximise marginal likelihood plus priors by botorch's L-BFGS. It retries from sampled priors, hence the fork."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fit_gpytorch_mll(mll, optimizer_kwargs={"options": LBFGS_OPTIONS})

@@ -1,0 +1,194 @@
+"""The walk under Ray Tune: the same as without Ray, quiet, prompt to end, and cheap."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from lipo_e_ray.search import run_search
+from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
+from lipo_e_ray.types import EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
+
+ray = pytest.importorskip("ray")
+runner = pytest.importorskip("lipo_e_ray.tune.runner")
+
+N = 16
+
+
+class SpyPrompt(Prompt):
+    """Each process that sends it on notes whether it has imported torch."""
+
+    def __reduce__(self):
+        return _spy, (self.instruction, [*self.__dict__.get("trail", []), "torch" in sys.modules])
+
+
+def _spy(instruction: str, trail: list[bool]) -> SpyPrompt:
+    prompt = SpyPrompt(instruction)
+    prompt.__dict__["trail"] = trail
+    return prompt
+
+
+def evaluate(prompt: Prompt, n: int) -> Evaluation:
+    """A landscape made of hashes; every seventh prompt has a call that fails for good."""
+    level = int(prompt.id[:4], 16) / 0x10000
+    errors = sum(int(digest(prompt.id, str(i))[:4], 16) / 0x10000 < level for i in range(n))
+    failed = int(int(prompt.id[-4:], 16) % 7 == 0)
+    return Evaluation(Observation(prompt.id, min(errors, n - failed), n - failed), failed, n)
+
+
+class HashProposer:
+    """New prompts that depend on all that was observed, and on the order it is given in."""
+
+    def propose(self, bracket, n, observed):
+        seen = digest(*(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in observed))
+        return [Proposal(SpyPrompt(f"{bracket.index}.{i} after {seen}"), Origin("ape", bracket.stage, bracket.index))
+                for i in range(n)]
+
+
+class FakeService:
+    """The part of ``EvaluationService`` that the search uses. ``behaviour``: what a prompt with "0.1" in it meets."""
+
+    def __init__(self, behaviour: str = "answer", proposals=None) -> None:
+        self.behaviour = behaviour
+        self.proposals = proposals or {}
+        self.rungs = []
+        self.torch_in_trials = set()
+        self.under_way = self.most = 0
+
+    async def evaluate(self, prompt, split, n):
+        assert split == "validation"
+        self.torch_in_trials.add(prompt.trail[-1])
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        # Another order of arrival than of departure.
+        await asyncio.sleep(int(prompt.id[:2], 16) / 0x100 * 0.02)
+        if prompt.instruction.startswith("0.1 ") and self.behaviour == "raise":
+            raise EngineError("the engines are gone")
+        if prompt.instruction.startswith("0.1 ") and self.behaviour == "hang":
+            await asyncio.sleep(3600)
+        self.under_way -= 1
+        return evaluate(prompt, n)
+
+    async def recorded_proposals(self, bracket):
+        return self.proposals.get(bracket)
+
+    async def record_proposals(self, bracket, proposals):
+        self.proposals[bracket] = proposals
+
+    async def record_rung(self, result):
+        self.rungs.append(result)
+
+    async def seen(self):
+        return self.proposals, self.rungs, self.torch_in_trials, self.most
+
+
+def brackets() -> list[Bracket]:
+    ladder = tuple(Rung(size, fidelity) for size, fidelity in ((4, 4), (2, 8), (1, 16)))
+    middle = hyperband_brackets(N, 4, 2, first_index=1)
+    return [Bracket(0, "seeds", 1, (Rung(6, 8), Rung(2, N))), *middle,
+            *(Bracket(1 + len(middle) + i, "invbo", 2, ladder) for i in range(3))]
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_cluster):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def service(behaviour="answer", proposals=None):
+    return ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals)
+
+
+def search(hyperband, handle, tmp_path, make_proposer=HashProposer, concurrency=2, on_event=lambda snapshot: None):
+    bo_actor = runner.start_bo_actor(make_proposer, handle)
+    runner.tune_search(hyperband, handle, bo_actor, concurrency, tmp_path, on_event)
+
+
+def no_proposer():
+    raise InputError("nobody should be asked")
+
+
+def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, capfd, record_property):
+    proposals, rungs = {}, []
+    alone = Hyperband(brackets(), seed=3)
+    run_search(alone, HashProposer().propose, evaluate, proposals.__setitem__, rungs.extend)
+    assert any(r.observation.evaluated < r.fidelity for r in rungs), "the landscape should have failing prompts"
+
+    tuned, handle, events, before = Hyperband(brackets(), seed=3), service(), [], dict(os.environ)
+    search(tuned, handle, tmp_path, concurrency=3,
+           on_event=lambda snapshot: events.append((time.perf_counter(), snapshot)))
+    recorded, tuned_rungs, torch_in_trials, most = ray.get(handle.seen.remote())
+
+    assert recorded == proposals
+    assert sorted(tuned_rungs, key=str) == sorted(rungs, key=str)
+    assert tuned.incumbent() == alone.incumbent() is not None
+    assert events[-1][1] == alone.snapshot()
+    assert torch_in_trials == {False}
+    assert 1 < most <= 3
+    assert list(tmp_path.iterdir()) == []
+    assert dict(os.environ) == before
+    assert capfd.readouterr() == ("", "")
+    # After the first rung, in which the trial processes start.
+    first = next(i for i, (_, snapshot) in enumerate(events) if snapshot.bracket == 1)
+    later = sum(r.bracket > 0 for r in rungs)
+    record_property("ms per trial and rung", round(1000 * (events[-1][0] - events[first][0]) / later, 1))
+
+    again, resumed = service(proposals=recorded), Hyperband(brackets(), seed=3)
+    search(resumed, again, tmp_path, make_proposer=no_proposer)
+    assert sorted(ray.get(again.seen.remote())[1], key=str) == sorted(rungs, key=str)
+
+
+def test_an_evaluation_that_raises_ends_the_run_with_its_error(cluster, tmp_path, capfd):
+    with pytest.raises(EngineError, match="^the engines are gone$"):
+        search(Hyperband(brackets(), seed=3), service("raise"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_proposer_that_raises_ends_the_run_with_its_error(cluster, tmp_path):
+    with pytest.raises(InputError, match="^nobody should be asked$"):
+        search(Hyperband(brackets(), seed=3), service(), tmp_path, make_proposer=no_proposer)
+
+
+def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):
+    interrupted = []
+
+    def interrupt() -> None:
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(1.0, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search(Hyperband(brackets(), seed=3), service("hang"), tmp_path, on_event=lambda snapshot: timer.start())
+    assert time.monotonic() - interrupted[0] < 5
+    assert list(tmp_path.iterdir()) == []
+
+
+class ReportingProposer:
+    """Proposes one prompt that tells about its process."""
+
+    def propose(self, bracket, n, observed):
+        import torch
+
+        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        return [Proposal(Prompt(text), Origin("ape", "seeds", 0))]
+
+
+def test_the_bo_actor_has_one_thread_no_gpu_and_is_asked_once(cluster):
+    handle = service()
+    bo_actor = runner.start_bo_actor(ReportingProposer, handle)
+    ask = partial(bo_actor.propose.remote, brackets()[0], 1, [])
+    [proposal] = ray.get(ask())
+    assert proposal.prompt.instruction == "1 thread, devices ''"
+    assert ray.get(handle.seen.remote())[0] == {0: [proposal]}
+    with pytest.raises(InputError, match="nobody"):
+        ray.get(runner.start_bo_actor(no_proposer, service()).setup.remote())
+    assert ray.get(runner.start_bo_actor(no_proposer, handle).propose.remote(brackets()[0], 1, [])) == [proposal]
