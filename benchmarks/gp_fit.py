@@ -1,9 +1,9 @@
 """How to fit ``JointPromptGP``: botorch's L-BFGS against Adam (1000 steps, rate 0.01, patience 50).
 
-``python -m benchmarks.gp_fit`` prints, per number of prompts: CPU seconds of a cold fit and of a refit after 4 new prompts,
-the marginal log likelihood (with priors, per prompt), and on 200 held-out prompts the negative log likelihood of the TRUE
-error rate and its correlation with the prediction. Error rates are drawn from a GP with the same kind of covariance (2
-active dimensions a half), counts are binomial at Hyperband's mixture of fidelities.
+``python -m benchmarks.gp_fit`` prints, per number of prompts: CPU seconds of a cold fit and of a refit after 4 new
+prompts, the marginal log likelihood (with priors, per prompt), and on 200 held-out prompts the negative log likelihood
+of the TRUE error rate and its correlation with the prediction. Error rates are drawn from a GP with the same kind of
+covariance (2 active dimensions a half), counts are binomial at Hyperband's mixture of fidelities.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def main() -> None:
     print(f"{'prompts':>7}  {'fit':6}  {'cold s':>7}  {'warm s':>7}  {'MLL':>8}  {'held-out NLL':>12}  {'corr':>5}")
     for m in arguments.sizes:
         for name, maximise in (("L-BFGS", maximise_lbfgs), ("Adam", maximise_adam)):
-            rows = np.mean([measure(m, seed, maximise) for seed in range(arguments.seeds)], axis=0)
-            cold, warm, mll, nll, correlation = rows
-            print(f"{m:7d}  {name:6}  {cold:7.2f}  {warm:7.2f}  {mll:8.4f}  {nll:12.3f}  {correlation:5.2f}", flush=True)
+            runs = [measure(m, seed, maximise) for seed in range(arguments.seeds)]
+            cold, warm, mll, nll, correlation = np.mean(runs, axis=0)
+            print(f"{m:7d}  {name:6}  {cold:7.2f}  {warm:7.2f}  {mll:8.4f}  {nll:12.3f}  {correlation:5.2f}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
+import io
 import os
 import shutil
 from pathlib import Path
@@ -54,18 +56,12 @@ def _convert(gguf: Path, target: Path) -> None:
     """Dequantise ``gguf`` to a Hugging Face folder in bfloat16; ``target`` appears whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging
 
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)  # left by a conversion that was killed
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with contextlib.redirect_stderr(io.StringIO()):  # three progress bars of two libraries
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
         AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         ).save_pretrained(part)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     part.rename(target)

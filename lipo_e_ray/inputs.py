@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig, RunConfig
-from lipo_e_ray.data.answers import Metric, get_metric
+from lipo_e_ray.data.answers import get_metric
 from lipo_e_ray.data.prompts import check_context
 from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.data.tasks import load_task
-from lipo_e_ray.engine import vllm
 from lipo_e_ray.engine.base import Engine
+from lipo_e_ray.engine.model import ChatTokenizer, fingerprints
+from lipo_e_ray.engine.vllm import VLLMEngine
 from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message, Task
 
 
@@ -36,14 +37,10 @@ class Inputs:
     engine: EngineSpec
 
 
-def _make_vllm(model: ModelConfig, metric: Metric) -> Engine:
-    return vllm.VLLMEngine(model, metric)
-
-
 def vllm_spec(model: ModelConfig, task: Task) -> EngineSpec:
     """A real engine. Raises ``InputError`` when the model's tokenizer cannot be loaded."""
-    metric = get_metric(task.metric)
-    return EngineSpec(partial(_make_vllm, model, metric), vllm.fingerprints(model), partial(vllm.count_tokens, model))
+    make = partial(VLLMEngine, model, get_metric(task.metric))
+    return EngineSpec(make, fingerprints(model), ChatTokenizer(model).count)
 
 
 def read_instructions(path: Path) -> list[str]:

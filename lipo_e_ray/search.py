@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from lipo_e_ray.results.ledger import RungResult
 from lipo_e_ray.tune.brackets import Bracket
 from lipo_e_ray.tune.hyperband import Evaluate, Hyperband, Propose
-from lipo_e_ray.types import Evaluation, Observation, Prompt, Proposal
+from lipo_e_ray.types import Evaluation, Observation, Prompt, Proposal, Stage
 
 Observed = list[tuple[Prompt, Observation]]
 """Each prompt's widest observation, in the order of proposal: what proposals may depend on."""
@@ -42,7 +42,7 @@ class Walk:
 
 def run_search(
     hyperband: Hyperband,
-    propose: Callable[[Bracket, int, Observed], list[Proposal]],
+    propose: Callable[[Stage, int, int, Observed], list[Proposal]],
     evaluate: Callable[[Prompt, int], Evaluation],
     on_proposals: Callable[[int, list[Proposal]], object],
     on_rung: Callable[[list[RungResult]], object],
@@ -55,9 +55,10 @@ def run_search(
     while True:
         action = hyperband.next_action()
         if isinstance(action, Propose):
-            proposals = propose(action.bracket, action.count, walk.observed())
-            on_proposals(action.bracket.index, proposals)
-            walk.enter(action.bracket, proposals)
+            bracket = action.bracket
+            proposals = propose(bracket.stage, bracket.index, action.count, walk.observed())
+            on_proposals(bracket.index, proposals)
+            walk.enter(bracket, proposals)
         elif isinstance(action, Evaluate):
             for prompt_id in action.prompt_ids:
                 walk.observe(action.bracket.index, prompt_id, evaluate(walk.prompts[prompt_id], action.fidelity))

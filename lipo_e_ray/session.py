@@ -19,19 +19,19 @@ import ray
 def ray_session() -> Iterator[None]:
     """The cluster this process is connected to, else that of ``RAY_ADDRESS``, else a private one on this machine.
 
-    A private one asks for a token (file mode 0600), without a dashboard, and ends with the block.
+    A private one has no dashboard, asks for a token (file mode 0600; ``cli.main`` turns token mode on before Ray is
+    imported, which is when Ray looks) and ends with the block.
     """
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with tempfile.TemporaryDirectory(prefix="lipo-") as private:
         address = os.environ.get("RAY_ADDRESS", "local")
-        if address == "local" and "RAY_AUTH_MODE" not in os.environ:
+        if address == "local" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             token = Path(private) / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         options = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         try:

@@ -11,14 +11,15 @@ ROOT = Path(lipo_e_ray.__file__).parent
 LAYERS = [
     {"types", "config", "install_check"},
     {"rundir", "embedded", "data.tasks", "data.arithmetic", "data.answers", "data.prompts", "data.seeds", "engine.base",
-     "results.ledger", "data.ape"},
-    {"engine.vllm", "engine.replay", "engine.simulated", "engine.pool"},
+     "results.ledger", "results.database", "data.ape"},
+    {"engine.vllm", "engine.replay", "engine.simulated", "engine.model", "engine.service",
+     "engine.actor", "engine.pool"},
     {"latent.encoder", "latent.set_transformer", "latent.vae", "latent.training", "latent.space", "latent.inversion",
-     "latent.vec2text"},
+     "latent.clauses", "latent.vec2text"},
     {"surrogate.noise", "surrogate.gp"},
     {"proposal.acquisition", "proposal.two_stage", "proposal.invbo", "proposal.proposer"},
-    {"tune.hyperband", "search", "tune.scheduler", "tune.searcher", "tune.trainable", "tune.bo_actor", "tune.runner",
-     "results.analysis", "results.plots", "results.report", "results.display"},
+    {"tune.brackets", "tune.hyperband", "search", "tune.scheduler", "tune.searcher", "tune.trainable", "tune.bo_actor", "tune.runner",
+     "results.statistics", "results.analysis", "results.plots", "results.report", "results.display"},
     {"inputs", "plan", "session", "run", "cli", "__main__"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from lipo_e_ray.types import Example, InputError, Task
 
-TWO_STEP_SHARE = 0.25
+TWO_STEP_SHARE = 0.15
 """Share of two-step problems: see docs/log.md for the landscape it was chosen on."""
 
-_LARGEST = 12  # largest number in a question
+_LARGEST = 9  # largest number in a question
 _LARGEST_RESULT = 99  # of any step
 _MOST = 100_000  # problems in all, far below what the templates can give, so that drawing a new one stays quick
 
@@ -27,32 +27,28 @@ _THINGS = ("apples", "books", "buttons", "cards", "coins", "cookies", "eggs", "f
 
 # A problem is a question and one sentence per step. "[a + b]" is a step, written out as "9 + 7 = 16"; r is its result.
 _ONE_STEP: tuple[tuple[str, ...], ...] = (
-    ("{name} has {a} {things} and gets {b} more from {friend}. How many {things} does {name} have now?",
-     "{name} has [a + b] {things}."),
+    ("{name} has {a} {things} and {friend} has {b} {things}. How many {things} do they have together?",
+     "Together they have [a + b] {things}."),
     ("{name} found {a} {things} on Monday and {b} {things} on Tuesday. How many {things} did {name} find in all?",
      "{name} found [a + b] {things}."),
+    ("{name} has {a} {things} and gets {b} more from {friend}. How many {things} does {name} have now?",
+     "{name} has [a + b] {things}."),
     ("{name} had {a} {things} and gave {b} of them to {friend}. How many {things} does {name} have left?",
      "{name} has [a - b] {things} left."),
-    ("{name} has {a} {things}. {friend} has {b} {things}. How many more {things} does {name} have than {friend}?",
-     "{name} has [a - b] more {things}."),
     ("{name} buys {a} bags with {b} {things} in each bag. How many {things} does {name} buy?",
      "{name} buys [a * b] {things}."),
-    ("{name} makes {b} {things} every day. How many {things} does {name} make in {a} days?",
+    ("{name} makes {a} {things} every day. How many {things} does {name} make in {b} days?",
      "{name} makes [a * b] {things}."),
     ("{name} shares {a} {things} equally among {b} friends. How many {things} does each friend get?",
      "Each friend gets [a / b] {things}."),
-    ("{name} puts {a} {things} into bags of {b}. How many bags does {name} fill?",
-     "{name} fills [a / b] bags."),
 )  # fmt: skip
 _TWO_STEP: tuple[tuple[str, ...], ...] = (
-    ("{name} has {a} {things}, gets {b} more and then gives {c} to {friend}. How many {things} does {name} have left?",
+    ("{name} found {a} {things} on Monday, {b} on Tuesday and {c} on Wednesday. How many {things} did {name} find?",
+     "{name} found [a + b] {things} by Tuesday.", "In all {name} found [r + c] {things}."),
+    ("{name} buys {a} bags with {b} {things} in each bag and gets {c} more. How many {things} does {name} have now?",
+     "{name} buys [a * b] {things}.", "Then {name} has [r + c] {things}."),
+    ("{name} has {a} {things} and gets {b} more. Then {name} gives {c} to {friend}. How many {things} are left?",
      "{name} has [a + b] {things}.", "Then {name} has [r - c] {things} left."),
-    ("{name} buys {a} boxes of {b} {things} and gives {c} {things} to {friend}. How many {things} does {name} keep?",
-     "{name} buys [a * b] {things}.", "{name} keeps [r - c] {things}."),
-    ("{name} has {c} {things} and buys {a} packs of {b} {things}. How many {things} does {name} have now?",
-     "{name} buys [a * b] {things}.", "{name} has [r + c] {things}."),
-    ("{name} has {a} {things}, and {friend} has {b} more than {name}. How many {things} do they have together?",
-     "{friend} has [a + b] {things}.", "Together they have [r + a] {things}."),
 )  # fmt: skip
 _STEP = re.compile(r"\[(\w) (.) (\w)\]")
 _OPERATORS: dict[str, Callable[[int, int], int]] = {

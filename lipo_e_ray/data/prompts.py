@@ -11,15 +11,18 @@ CountTokens = Callable[[list[Message]], int]
 
 
 def render(prompt: Prompt, question: str) -> list[Message]:
-    """The chat that asks ``question``: the instruction, each exemplar as a user and an assistant turn, the question."""
+    """The chat that asks ``question``: each exemplar as a user and an assistant turn, then instruction and question.
+
+    The instruction stands in front of the last question alone. Measured with SmolLM2 on ``arithmetic`` against the
+    system message and the front of the first or of every user turn: there, exemplars drown the instruction; here both
+    count, and the best prompt is better (docs/log.md). All but the question is still one prefix that an engine caches.
+    """
     messages: list[Message] = []
     for exemplar in prompt.exemplars:
         messages.append({"role": "user", "content": exemplar.question})
         messages.append({"role": "assistant", "content": exemplar.answer})
-    messages.append({"role": "user", "content": question})
-    if prompt.instruction:
-        messages.insert(0, {"role": "system", "content": prompt.instruction})
-    return messages
+    last = f"{prompt.instruction}\n\n{question}" if prompt.instruction else question
+    return [*messages, {"role": "user", "content": last}]
 
 
 _SAMPLE = tuple(Example(f"<question {i}>", f"<answer {i}>") for i in (1, 2))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
-from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome, Prompt, Sampling
+from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome, Prompt, Sampling, digest
 
 
 class Engine(Protocol):
@@ -34,3 +35,9 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Free the engine's processes and memory; a second call does nothing."""
         ...
+
+
+def generation_key(fingerprints: Fingerprints, conversation: Sequence[Message], sampling: Sampling) -> str:
+    """What a generated text is recorded under: the model, its template, the conversation and the sampling."""
+    return digest(fingerprints.model, fingerprints.template, json.dumps(list(conversation), sort_keys=True),
+                  sampling.fingerprint)

@@ -6,7 +6,6 @@ Plain asyncio: ``engine/pool.py`` makes it a Ray actor and brings the engines.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from lipo_e_ray.engine.base import generation_key
 from lipo_e_ray.results.ledger import Ledger, RungResult
 from lipo_e_ray.types import (
     Completion,
@@ -26,7 +26,6 @@ from lipo_e_ray.types import (
     Sampling,
     Status,
     Task,
-    digest,
 )
 
 Split = Literal["validation", "test"]
@@ -130,7 +129,7 @@ class EvaluationService:
 
         A call that failed for good has an ``error``, and is sent again the next time it is asked for.
         """
-        keys: list[Key] = [(self._generation_key(conversation, sampling), "")
+        keys: list[Key] = [(generation_key(self._fingerprints, conversation, sampling), "")
                            for conversation, sampling in zip(conversations, samplings, strict=True)]
         requests = dict(zip(keys, zip(conversations, samplings, strict=True), strict=True))
 
@@ -143,10 +142,6 @@ class EvaluationService:
 
         _, failed = await self._settle([key for key in requests if self._ledger.generation(key[0]) is None], send)
         return [self._ledger.generation(key[0]) or failed[key] for key in keys]
-
-    def _generation_key(self, conversation: Sequence[Message], sampling: Sampling) -> str:
-        return digest(self._fingerprints.model, self._fingerprints.template,
-                      json.dumps(list(conversation), sort_keys=True), sampling.fingerprint)
 
     # ---- paying ----
 

@@ -23,7 +23,7 @@ from lipo_e_ray.types import (
 
 ACTIONS = ("Solve", "Work through", "Read", "Think about", "Break down", "Answer", "Analyse", "Study")
 OBJECTS = ("the problem", "each question", "the exercise", "the word problem", "the task", "every part of the question")
-MANNERS = ("carefully", "step by step", "one step at a time", "in a few short sentences", "with simple words", "in order")
+MANNERS = ("carefully", "step by step", "one step at a time", "in a few sentences", "with simple words", "in order")
 ENDINGS = ("Give the final number on the last line.", "Check your result before you answer.",
            "Show the calculation first.", "Write only what is needed.", "End with the answer.",
            "Name the numbers that matter.")

@@ -3,40 +3,47 @@
 A sentence is an optional *opener* ("After each step,"), one or more *mains* (imperatives, joined by "and") and the
 *tails* that hang on them ("by showing every step", "in short sentences", "so that it can be checked"); any other
 sentence ("You are a teacher") is a *whole*, moved as it is. A clause only goes where one of its kind can stand, so a
-recombination still reads as text. No tagger: which words are imperatives is learnt from the sentences of the known texts.
+recombination still reads as text. No tagger: which words are imperatives is learnt from the known sentences.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["opener", "main", "tail", "whole"]
 
-_VERBS = frozenset(
-    "add always answer apply avoid be break calculate check choose compare compute consider convert count decide describe "
-    "determine do don't end ensure explain express find finish follow give identify include keep list look make mark note "
-    "pay provide put read reply report restate return round say set show solve start state subtract take tell think "
-    "translate treat try underline update use verify work write".split())
-_OPENERS = frozenset(
-    "after as based before by for from given if in instead on once starting to unless using when where while with "
-    "without".split())
-_NOT_VERBS = _OPENERS | frozenset(
-    "a all an and any are below each every everything he here how i is it its let's like my no not of one or our she so "
-    "that the their there these they this those we what which who why will you your".split())
+_VERBS = frozenset([
+    "add", "always", "answer", "apply", "avoid", "be", "break", "calculate", "check", "choose", "compare",
+    "compute", "consider", "convert", "count", "decide", "describe", "determine", "do", "don't", "end", "ensure",
+    "explain", "express", "find", "finish", "follow", "give", "identify", "include", "keep", "list", "look", "make",
+    "mark", "note", "pay", "provide", "put", "read", "reply", "report", "restate", "return", "round", "say", "set",
+    "show", "solve", "start", "state", "subtract", "take", "tell", "think", "translate", "treat", "try",
+    "underline", "update", "use", "verify", "work", "write",
+])
+_OPENERS = frozenset([
+    "after", "as", "based", "before", "by", "for", "from", "given", "if", "in", "instead", "on", "once", "starting",
+    "to", "unless", "using", "when", "where", "while", "with", "without",
+])
+_NOT_VERBS = _OPENERS | frozenset([
+    "a", "all", "an", "and", "any", "are", "below", "each", "every", "everything", "he", "here", "how", "i", "is",
+    "it", "its", "let's", "like", "my", "no", "not", "of", "one", "or", "our", "she", "so", "that", "the", "their",
+    "there", "these", "they", "this", "those", "we", "what", "which", "who", "why", "will", "you", "your",
+])
 _ORDER = re.compile(r"(?:first|then|next|finally|also),?\s+", re.IGNORECASE)
 _TAIL = re.compile(
     r"(?:so that|so|before|after|when|while|if|unless|using|without|instead of|based on|because|until|step by step"
     r"|by(?=\s\w+ing\b)|(?:in|at|with|on)(?! (?:a time|it|them)\b))\s*\b", re.IGNORECASE)
 _JOINT = re.compile(rf",?\s+(?:and then|and|then|but)\s+|,\s+|\s+(?={_TAIL.pattern})", re.IGNORECASE)
-_OPEN_PHRASE = re.compile(r"\b(?:a|an)\s+\S+$", re.IGNORECASE)  # "a short": what follows the comma is no clause
+_ADJECTIVES = frozenset(["clear", "complete", "correct", "direct", "double", "separate"])  # after a comma, not verbs
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 _WORD = re.compile(r"[^\s,.;:!?\"()]+")
-_COMMON = frozenset("a an and answer as at by each for if in is it number of on or problem question so step that the then "
-                    "this to with you your".split())
+_COMMON = frozenset([
+    "a", "an", "and", "answer", "as", "at", "by", "each", "for", "if", "in", "is", "it", "number", "of", "on", "or",
+    "problem", "question", "so", "step", "that", "the", "then", "this", "to", "with", "you", "your",
+])
 MAX_SENTENCES, MAX_MAINS, MAX_TAILS = 3, 3, 2
 
 
@@ -57,8 +64,10 @@ def words(text: str) -> list[str]:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a word that carries meaning comes twice: "calculate it and calculate" does not read as an instruction."""
-    return max(Counter(word for word in words(text) if word not in _COMMON).values(), default=0) > 1
+    """Whether a word that carries meaning, or three words in a row, come twice ("calculate it and calculate")."""
+    said = words(text)
+    phrases = [word for word in said if word not in _COMMON] + [tuple(said[i:i + 3]) for i in range(len(said) - 2)]
+    return len(set(phrases)) < len(phrases)
 
 
 class Phrasebook:
@@ -72,6 +81,10 @@ class Phrasebook:
         """The sentences of ``text``, each as its clauses; ``render`` is the way back."""
         sentences = (self._sentence(sentence) for sentence in _SENTENCE_END.split(text.strip()))
         return tuple(sentence for sentence in sentences if sentence)
+
+    def instructs(self, text: str) -> bool:
+        """Whether ``text`` asks for anything: a model told to rewrite an instruction often talks about it instead."""
+        return any(clause.kind == "main" for sentence in self.parse(text) for clause in sentence)
 
     def recombinations(self, text: str, donors: Sequence[str]) -> Iterator[str]:
         """Every text that is one sentence or one clause of ``donors`` away from ``text``; repeats are possible."""
@@ -101,14 +114,14 @@ class Phrasebook:
                      for kind, piece in zip(kinds, pieces, strict=True))
 
     def _pieces(self, sentence: str) -> list[str]:
-        """Cut where an imperative or an adverbial follows: "short and clear" and "a short, correct answer" stay whole."""
+        """Cut where an imperative or an adverbial follows: "short and clear" stays whole."""
         pieces, start = [], 0
         sentence = self._without_order(sentence)
         for joint in _JOINT.finditer(sentence):
             before, after = sentence[start:joint.start()], self._without_order(sentence[joint.end():])
             mark = joint[0].strip()
             if mark:
-                cut = self._is_imperative(after) and not (mark == "," and _OPEN_PHRASE.search(before))
+                cut = self._is_imperative(after) and not (mark == "," and words(after)[0] in _ADJECTIVES)
             else:
                 cut = len(before.split()) > 1 and _TAIL.match(after) is not None
             if cut:

@@ -15,12 +15,12 @@ from lipo_e_ray.types import Generate, Message, Sampling, digest
 
 BEAM = 8  # texts that are kept, recombined further and given back
 DONORS = 12  # nearest known texts whose clauses are used
-WIDTH = 64  # texts encoded per target and round
+WIDTH = 32  # texts encoded per target and round
 ROUNDS = 5  # rounds of one climb; it ends earlier when the cosine no longer rises
 MIN_RISE = 1e-3  # in cosine
 REWRITES = 2  # times that the LLM is asked per target, 4 requests each
 MAX_WORDS = 40
-PRICE = 0.004  # cosine that a word must earn: without it the climb pads texts with clauses that mean nothing
+PRICE = 0.003  # cosine that a word must earn: without it the climb pads texts with clauses that mean nothing
 RIDGE = 0.3
 TRAINED_ON = 128  # nearest known texts that the guide is fitted on, beside all that were encoded for the target
 
@@ -79,6 +79,11 @@ def new_texts(candidates: Iterable[str], known: Iterable[str]) -> Iterator[str]:
             yield text
 
 
+def reads_well(text: str) -> bool:
+    """Not too long, and nothing said twice: what a climb would otherwise do to any text."""
+    return len(words(text)) <= MAX_WORDS and not repeats_itself(text)
+
+
 class SearchInverter:
     """Climbs the cosine from the nearest known texts: clauses are recombined, the LLM rewrites and merges the best.
 
@@ -100,7 +105,7 @@ class SearchInverter:
         climbs = [_Climb(target, known, embeddings, book) for target in np.asarray(targets)]
         self._climb(climbs)
         for turn in range(REWRITES):
-            self._rewrite(climbs, seed, turn)
+            self._rewrite(climbs, book, seed, turn)
             self._climb(climbs)
         return [climb.best for climb in climbs]
 
@@ -114,7 +119,7 @@ class SearchInverter:
             if not active:
                 break
 
-    def _rewrite(self, climbs: Sequence[_Climb], seed: int, turn: int) -> None:
+    def _rewrite(self, climbs: Sequence[_Climb], book: Phrasebook, seed: int, turn: int) -> None:
         """Let the LLM rewrite and merge each target's best texts; a poor answer is a candidate that loses."""
         requests = [climb.requests() for climb in climbs]
         samplings = [
@@ -123,7 +128,8 @@ class SearchInverter:
             for i, own in enumerate(requests) for j in range(len(own))]
         answers = iter(self._generate([request for own in requests for request in own], samplings))
         texts = [[clean_instruction(next(answers).text) for _ in own] for own in requests]
-        self._learn(climbs, [[text for text in own if text] for own in texts])
+        self._learn(climbs, [[text for text in own if text and reads_well(text) and book.instructs(text)]
+                             for own in texts])
 
     def _learn(self, climbs: Sequence[_Climb], texts: Sequence[Sequence[str]]) -> None:
         """Encode all ``texts`` in one batch and tell each climb of its own."""
@@ -172,8 +178,8 @@ class _Climb:
             if text not in self._expanded:
                 self._expanded.add(text)
                 found.update(dict.fromkeys(self._book.recombinations(text, donors)))
-        fresh = [text for text in found if text not in self._seen and len(words(text)) <= MAX_WORDS
-                 and not repeats_itself(text) and clean_instruction(text) == text]
+        fresh = [text for text in found
+                 if text not in self._seen and reads_well(text) and clean_instruction(text) == text]
         if not fresh:
             return []
         order = np.argsort(-self._guide(fresh).round(5), kind="stable")[:WIDTH]
@@ -197,16 +203,25 @@ class _Climb:
         return counts(texts) @ (train.T @ weights)
 
     def requests(self) -> list[list[Message]]:
-        """Four conversations: rewrite the best, rewrite the nearest known one, merge the best two, merge best and nearest."""
+        """Four conversations: rewrite the best text, rewrite the nearest known one, merge the best two, merge both."""
         nearest = self._donors[0]
         first, second, *_ = [*(found.text for found in self.best[:2]), *self._donors, nearest, nearest]
         return [_rewrite(first), _rewrite(nearest), _merge(first, second), _merge(nearest, first)]
 
 
 def _rewrite(text: str) -> list[Message]:
-    return [{"role": "user", "content": f"Rewrite this instruction in other words. Write only the new instruction.\n\n{text}"}]
+    return _after_example("Rewrite the instruction in other words.",
+                          "Look at the picture and name the animal that you see.",
+                          "Examine the picture, then say which animal is shown.", text)
 
 
 def _merge(text: str, other: str) -> list[Message]:
-    return [{"role": "user", "content":
-             f"Merge these two instructions into one short instruction. Write only the new instruction.\n\n1. {text}\n2. {other}"}]
+    return _after_example("Merge the two instructions into one.",
+                          "Name the animal in the picture. / Look carefully and answer with one word.",
+                          "Look carefully at the picture and name the animal in one word.", f"{text} / {other}")
+
+
+def _after_example(task: str, question: str, answer: str, text: str) -> list[Message]:
+    """A small model takes the format from one solved example; told "write only the instruction", it chats about it."""
+    return [{"role": "user", "content": f"{task}\n\n{question}"}, {"role": "assistant", "content": answer},
+            {"role": "user", "content": f"{task}\n\n{text}"}]

@@ -1,7 +1,7 @@
 """Log expected improvement, its gradient ascent inside a box, and the greedy choice of a batch. Errors are minimised.
 
-The incumbent is the lowest posterior MEAN over the observed prompts, never the lowest measured error: with noisy counts the
-latter is mostly luck.
+The incumbent is the lowest posterior MEAN over the observed prompts, never the lowest measured error: with noisy
+counts the latter is mostly luck.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def ascend(
     """Raise LogEI from every start at once, by Adam; returns the best point visited per row and its LogEI.
 
     Args:
-        start: (b, d). ``box``: lower and upper bounds, each broadcast to (b, d); where they are equal a coordinate is held.
-        scale: (d,), the unit of ``rate``: latent dimensions differ in spread.
+        start: (b, d). ``box``: lower and upper bounds, each broadcast to (b, d); where they are equal a coordinate is
+        held. scale: (d,), the unit of ``rate``: latent dimensions differ in spread.
     """
     lower, upper = box
     # One point per row in its own units. Adam treats coordinates alone, so rows of one batch cannot disturb each other.
@@ -71,10 +71,10 @@ def ascend(
 def greedy_batch(
     mean: Tensor, covariance: Tensor, noise: float, best: float, q: int, pending: Sequence[int] = ()
 ) -> list[int]:
-    """Pick up to q of b candidates by LogEI, each pick pending for the next: its mean is believed, its variance is spent.
+    """Pick up to q of b candidates by LogEI, each pick pending for the next: mean believed, variance spent.
 
-    Kriging believer (Ginsbourger et al. 2010, section 4.1): conditioning on the posterior mean leaves all means and takes
-    cov(., j) cov(j, .) / (var_j + noise) off the covariance. Equal values go to the lower index.
+    Kriging believer (Ginsbourger et al. 2010, section 4.1): conditioning on the posterior mean leaves all means and
+    takes cov(., j) cov(j, .) / (var_j + noise) off the covariance. Equal values go to the lower index.
 
     Args:
         mean (b,), covariance (b, b): joint posterior of the candidates. ``noise``: variance of a pending measurement.

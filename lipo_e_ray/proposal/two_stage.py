@@ -1,7 +1,7 @@
 """Two-stage proposals for Hyperband: choose instructions, then search an exemplar set for each by gradient on LogEI.
 
-All latents are those of ``LatentSpace``, refined and un-normalised: what the GP is fitted on, what is optimised and what is
-decoded are the same coordinates. The GP's own scaling stays inside the GP.
+All latents are those of ``LatentSpace``, refined and un-normalised: what the GP is fitted on, what is optimised and
+what is decoded are the same coordinates. The GP's own scaling stays inside the GP.
 """
 
 from __future__ import annotations
@@ -57,9 +57,11 @@ class ExemplarPool:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a batch is proposed from. ``gp`` is fitted on ``z`` (m, d) = ``embed(prompts)``.
+    """What a batch is proposed from: the m observed prompts and the surrogate of their errors.
 
-    ``embed`` is ``space.encode``, or ``space.invert`` in InvBO; ``instructions`` are all texts known, InvBO's too.
+    ``gp`` is fitted on ``z`` (m, d) = ``embed(prompts)`` and ``mean`` (m,) is its posterior there. ``embed`` is
+    ``space.encode``, or ``space.invert`` in InvBO (gradient steps: for what is fitted and ranked only, points to start
+    a search from are encoded). ``instructions`` are all texts known, InvBO's too.
     """
 
     space: LatentSpace
@@ -81,7 +83,7 @@ class Knowledge:
         return torch.argsort(self.mean, stable=True).tolist()
 
     def rank(self, candidates: Sequence[Prompt], q: int, pending: Sequence[int] = ()) -> list[int]:
-        """Up to q of ``candidates`` by greedy LogEI at the latents they really have, not at those they were decoded from."""
+        """Up to q of ``candidates`` by greedy LogEI at their own latents, not at those they were decoded from."""
         if not candidates:
             return []
         mean, covariance = self.gp.joint(self.embed(candidates))
@@ -91,7 +93,7 @@ class Knowledge:
 def two_stage(
     known: Knowledge, n: int, config: ProposalConfig, rng: np.random.Generator, taken: Iterable[Prompt] = ()
 ) -> list[Prompt]:
-    """n distinct prompts, none observed or in ``taken``; fewer only if no more exist. See ``_candidates`` for the search.
+    """n distinct prompts, none observed or in ``taken``; fewer only if no more exist.
 
     ``config.random_fraction`` of them are random (rounded up or down at random, so that small batches get their share).
     """
@@ -121,12 +123,13 @@ def random_prompts(
 def _candidates(known: Knowledge, config: ProposalConfig, rng: np.random.Generator) -> list[Prompt]:
     """Decoded sets of the gradient search (``instructions x restarts``), and a modest share found without the decoder.
 
-    The decoder is lossy: a set one exemplar away from the best may be no decoding of anything. So up to 40 edits of the best
-    prompts' sets and up to 40 pairings of good instructions with good sets compete with the 250, on the same LogEI.
+    The decoder is lossy: a set one exemplar away from the best may be no decoding of anything. So up to 40 edits of
+    the best prompts' sets and up to 40 pairings of good instructions with good sets compete with the 250, on the same
+    LogEI.
     """
     instructions = _choose_instructions(known, config.instructions, rng)
     start = _starts(known, instructions, config.restarts, rng)
-    z = _optimise_exemplars(known, known.space.encode(start) if False else known.embed(start), config)
+    z = _optimise_exemplars(known, known.space.encode(start), config)
     decoded = [Prompt(prompt.instruction, exemplars)
                for prompt, exemplars in zip(start, known.space.decode_exemplars(z), strict=True)]
     best = [known.prompts[i] for i in known.ranking()]
@@ -135,3 +138,42 @@ def _candidates(known: Knowledge, config: ProposalConfig, rng: np.random.Generat
     sets = _good_sets(known)[:5]
     recombined = [Prompt(instruction, exemplars) for instruction in instructions[:RECOMBINED] for exemplars in sets]
     return decoded + edited + recombined
+
+
+def _good_sets(known: Knowledge) -> list[tuple[Example, ...]]:
+    """Distinct exemplar sets of the observed prompts, best prompt first."""
+    return list(dict.fromkeys(known.prompts[i].exemplars for i in known.ranking()))[:GOOD_SETS]
+
+
+def _choose_instructions(known: Knowledge, count: int, rng: np.random.Generator) -> list[str]:
+    """All instructions if they are few, best first; else half by LogEI beside the best set, half at random."""
+    beside = _good_sets(known)[0]
+    with torch.no_grad():
+        z = known.space.encode([Prompt(text, beside) for text in known.instructions])
+        value = log_ei(*known.gp.predict(z), known.best)
+    order = torch.argsort(value, descending=True, stable=True).tolist()
+    top = order[: count if len(order) <= count else (count + 1) // 2]
+    rest = rng.permutation(sorted(set(order) - set(top)))[: count - len(top)]
+    return [known.instructions[i] for i in (*top, *rest)]
+
+
+def _starts(known: Knowledge, instructions: Sequence[str], restarts: int, rng: np.random.Generator) -> list[Prompt]:
+    """``restarts`` prompts per instruction: half of them (rounded down) with good observed sets, the others random."""
+    good = _good_sets(known)
+    return [Prompt(text, good[int(rng.integers(len(good)))] if restart < restarts // 2 else known.pool.random(rng))
+            for text in instructions for restart in range(restarts)]
+
+
+def _optimise_exemplars(known: Knowledge, start: Tensor, config: ProposalConfig) -> Tensor:
+    """Move z_ex of all starts (b, d) up LogEI in one batch; z_inst is held, z_ex stays in the box of known sets."""
+    latents = torch.cat([known.z, start])
+    lower, upper = start.clone(), start.clone()
+    exemplar = slice(known.space.inst_dim, None)
+    lower[:, exemplar], upper[:, exemplar] = latents.amin(0)[exemplar], latents.amax(0)[exemplar]
+    scale = latents.std(0).clamp_min(1e-9)
+    return ascend(known.gp, start, (lower, upper), scale, config.steps, config.learning_rate, known.best)[0]
+
+
+def _distinct(prompts: Iterable[Prompt], excluded: Iterable[str]) -> list[Prompt]:
+    seen = set(excluded)
+    return [prompt for prompt in prompts if not (prompt.id in seen or seen.add(prompt.id))]

@@ -1,7 +1,7 @@
 """``JointPromptGP``: the error rate of a prompt as a Gaussian process over its refined latent z = [z_inst || z_ex].
 
-Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An instruction and an exemplar set must both be
-similar for two prompts to be: the product says so. Targets are smoothed error rates with the known variance of each
+Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An instruction and an exemplar set must both
+be similar for two prompts to be: the product says so. Targets are smoothed error rates with the known variance of each
 (``surrogate/noise.py``), so prompts of every fidelity take part and a higher fidelity counts for more.
 """
 
@@ -28,7 +28,7 @@ from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, smoothed
 logger = logging.getLogger(__name__)
 
 LBFGS_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
-"""Tighter ones cost two to five times the time and move neither the likelihood (fourth digit) nor held-out predictions."""
+"""Tighter ones cost two to five times the time and move neither likelihood nor held-out predictions."""
 SCALE_SPREAD = 0.3
 """Standard deviation of the log-normal prior of the output scale, round the variance that the Beta prior implies."""
 MIN_VARIANCE = 1e-12
@@ -37,13 +37,12 @@ MIN_VARIANCE = 1e-12
 class JointPromptGP:
     """Gaussian process over refined latents (b, d) float64. Every ``fit`` rebuilds it; nothing is appended.
 
-    A second ``fit`` on the same object starts from the hyperparameters of the last one. Where a search must be a function
-    of its observations alone, use a new object each time.
+    A second ``fit`` on the same object starts from the hyperparameters of the last one. Where a search must be a
+    function of its observations alone, use a new object each time.
     """
 
     def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None):
-        """``inst_dim``: width of z_inst in z. ``maximise``: the optimiser of the hyperparameters, botorch's L-BFGS if None
-        (``python -m benchmarks.gp_fit`` compares it with Adam)."""
+        """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS."""
         self.inst_dim = inst_dim
         self._maximise = maximise or maximise_lbfgs
         self.prior = BetaPrior()
@@ -53,8 +52,8 @@ class JointPromptGP:
     def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
         """Fit to m prompts: latents (m, d) and integer counts (m,), each prompt once, at its highest fidelity.
 
-        A fit that fails or gives non-finite numbers keeps the last good hyperparameters (the prior's modes, if there are
-        none) and logs a warning.
+        A fit that fails or gives non-finite numbers keeps the last good hyperparameters (the prior's modes, if there
+        are none) and logs a warning.
         """
         self.prior = fit_prior(errors, evaluated)
         mean, variance = (torch.from_numpy(values)[:, None] for values in smoothed(errors, evaluated, self.prior))
@@ -90,9 +89,9 @@ class JointPromptGP:
         return self.model.likelihood.noise * scale**2
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (b,) of the error rate at z (b, d), measurement noise left out; differentiable in z.
+        """Mean and standard deviation (b,) of the error rate at z (b, d), without measurement noise.
 
-        The model is Gaussian: a mean may lie a little outside [0, 1].
+        Differentiable in z. The model is Gaussian: a mean may lie a little outside [0, 1].
         """
         posterior = self.model.posterior(z)
         return posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).clamp_min(MIN_VARIANCE).sqrt()

@@ -1,7 +1,8 @@
 """Beta-binomial smoothing: from integer counts to an error rate and the variance of its measurement.
 
-A prompt's error rate is drawn from Beta(alpha, beta); its errors are binomial. The prior is fitted to all prompts seen so
-far (empirical Bayes), so a prompt with 2 errors in 10 is pulled towards the others and one with 260 in 1319 hardly moves.
+A prompt's error rate is drawn from Beta(alpha, beta); its errors are binomial. The prior is fitted to all prompts seen
+so far (empirical Bayes), so a prompt with 2 errors in 10 is pulled towards the others and one with 260 in 1319 hardly
+moves.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ class BetaPrior:
 def fit_prior(errors: ArrayLike, evaluated: ArrayLike) -> BetaPrior:
     """Fit the prior by the method of moments, every prompt with equal weight (Kleinman 1973, JASA 68(341), section 3).
 
-    Observed rates vary by more than the prompts do: Var(k/b) = pq (h + g (1 - h)) with p the mean rate, q = 1 - p, h the
-    mean of 1/b and g = 1 / (alpha + beta + 1). The sample variance is solved for g, hence for the strength.
+    Observed rates vary by more than the prompts do: Var(k/b) = pq (h + g (1 - h)) with p the mean rate, q = 1 - p, h
+    the mean of 1/b and g = 1 / (alpha + beta + 1). The sample variance is solved for g, hence for the strength.
 
     Args:
         errors, evaluated: integer counts (m,), ``0 <= errors <= evaluated`` and ``evaluated >= 1``.
 
-    Degenerate cases: no prompt gives the uniform prior; one prompt, or one evaluation each, leave the strength unknown and
-    it takes its lower bound; no more variance than binomial sampling explains gives the upper bound. Bounds apply to the
-    SUM alpha + beta, so the mean stays; a mean of 0 or 1 is moved inside by half an error of all evaluations.
+    Degenerate cases: no prompt gives the uniform prior; one prompt, or one evaluation each, leave the strength unknown
+    and it takes its lower bound; no more variance than binomial sampling explains gives the upper bound. Bounds apply
+    to the SUM alpha + beta, so the mean stays; a mean of 0 or 1 is moved inside by half an error of all evaluations.
     """
     k, b = _counts(errors, evaluated)
     if k.size == 0:
@@ -65,7 +66,8 @@ def fit_prior(errors: ArrayLike, evaluated: ArrayLike) -> BetaPrior:
 
 
 def smoothed(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple[NDArray, NDArray]:
-    """Posterior mean (k + a) / (b + a + c) and variance p (1 - p) / (b + a + c + 1) of each error rate, both (m,) float64.
+    """Posterior mean (k + a) / (b + a + c) and variance p (1 - p) / (b + a + c + 1) of each error rate, both (m,)
+    float64.
 
     a and c are the prior's alpha and beta, k the errors, b the evaluations, p the returned mean.
     """

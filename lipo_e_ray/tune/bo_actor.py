@@ -9,14 +9,16 @@ from ray.actor import ActorHandle
 
 from lipo_e_ray.engine.pool import result
 from lipo_e_ray.tune.brackets import Bracket
-from lipo_e_ray.types import Observation, Prompt, Proposal
+from lipo_e_ray.types import Observation, Prompt, Proposal, Stage
 
 
 class Proposer(Protocol):
     """What proposes; its answer depends on its arguments and its seed only."""
 
-    def propose(self, bracket: Bracket, n: int, observed: Sequence[tuple[Prompt, Observation]]) -> list[Proposal]:
-        """``n`` distinct prompts, none of them in ``observed``."""
+    def propose(
+        self, stage: Stage, bracket: int, n: int, observed: Sequence[tuple[Prompt, Observation]]
+    ) -> list[Proposal]:
+        """``n`` distinct prompts, none of them in ``observed``, for the bracket of that index."""
         ...
 
 
@@ -39,6 +41,6 @@ class BOActor:
         if recorded is not None:
             return recorded
         self.setup()
-        proposals = self._proposer.propose(bracket, n, observed)
+        proposals = self._proposer.propose(bracket.stage, bracket.index, n, observed)
         result(self._service.record_proposals.remote(bracket.index, proposals))
         return proposals

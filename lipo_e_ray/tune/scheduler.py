@@ -98,5 +98,9 @@ class BracketScheduler(TrialScheduler):
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """Nothing: called by our own ``stop_trial``."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, see ``ProposalSearcher.__getstate__``."""
+        return {}
+
     def debug_string(self) -> str:
         return f"BracketScheduler at {self._walk.hyperband.next_action()}"

@@ -73,6 +73,10 @@ class ProposalSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: results reach the walk through the scheduler, the moment they arrive."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: ``Tuner`` pickles its searcher into a file for ``Tuner.restore``, which nobody calls."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a run is resumed by walking again, with the ledger answering."""
 

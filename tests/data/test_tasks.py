@@ -176,7 +176,7 @@ def test_a_metric_that_cannot_be_had(tmp_path):
 def test_an_answer_the_metric_cannot_read_is_named(tmp_path):
     config = write(tmp_path, train=rows("a", 3), validation=rows("b", 2), test=[*rows("c", 2), *rows("d", 1, "none")])
     fails(with_metric(config, "numeric"), "test.jsonl line 3", "'numeric'", "'none'")
-    assert load_task(config, 0).metric == "text"
+    assert load_task(config, 0).metric != "numeric"
 
 
 def fake_datasets(monkeypatch, load_dataset):

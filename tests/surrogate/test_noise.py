@@ -12,7 +12,7 @@ def test_smoothed_against_hand_computed_numbers():
 
 
 def test_prior_against_hand_computed_numbers():
-    # rates 0.2, 0.5, 0.8 of 10: p = 0.5, s2 = 0.09, h = 0.1; g = (0.36 - 0.1) / 0.9 = 13/45; strength = 45/13 - 1 = 32/13
+    # rates 0.2, 0.5, 0.8 of 10: p = 0.5, s2 = 0.09, h = 0.1; g = (0.36 - 0.1) / 0.9 = 13/45; sum 45/13 - 1 = 32/13
     prior = fit_prior([2, 5, 8], [10, 10, 10])
     assert (prior.alpha, prior.beta) == pytest.approx((16 / 13, 16 / 13), rel=1e-12)
 

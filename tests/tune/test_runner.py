@@ -8,16 +8,15 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
+from contextlib import suppress
 
 import pytest
+import ray
 
 from lipo_e_ray.search import run_search
+from lipo_e_ray.tune import runner
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
 from lipo_e_ray.types import EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
-
-ray = pytest.importorskip("ray")
-runner = pytest.importorskip("lipo_e_ray.tune.runner")
 
 N = 16
 
@@ -46,9 +45,9 @@ def evaluate(prompt: Prompt, n: int) -> Evaluation:
 class HashProposer:
     """New prompts that depend on all that was observed, and on the order it is given in."""
 
-    def propose(self, bracket, n, observed):
+    def propose(self, stage, bracket, n, observed):
         seen = digest(*(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in observed))
-        return [Proposal(SpyPrompt(f"{bracket.index}.{i} after {seen}"), Origin("ape", bracket.stage, bracket.index))
+        return [Proposal(SpyPrompt(f"{bracket}.{i} after {seen}"), Origin("ape", stage, bracket))
                 for i in range(n)]
 
 
@@ -116,7 +115,7 @@ def no_proposer():
     raise InputError("nobody should be asked")
 
 
-def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, capfd, record_property):
+def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, capfd):
     proposals, rungs = {}, []
     alone = Hyperband(brackets(), seed=3)
     run_search(alone, HashProposer().propose, evaluate, proposals.__setitem__, rungs.extend)
@@ -139,7 +138,7 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     # After the first rung, in which the trial processes start.
     first = next(i for i, (_, snapshot) in enumerate(events) if snapshot.bracket == 1)
     later = sum(r.bracket > 0 for r in rungs)
-    record_property("ms per trial and rung", round(1000 * (events[-1][0] - events[first][0]) / later, 1))
+    assert (events[-1][0] - events[first][0]) / later < 0.25, "s per trial and rung; 0.02 on an idle machine"
 
     again, resumed = service(proposals=recorded), Hyperband(brackets(), seed=3)
     search(resumed, again, tmp_path, make_proposer=no_proposer)
@@ -166,29 +165,12 @@ def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     timer = threading.Timer(1.0, interrupt)
+
+    def on_event(snapshot) -> None:
+        with suppress(RuntimeError):  # started already
+            timer.start()
+
     with pytest.raises(KeyboardInterrupt):
-        search(Hyperband(brackets(), seed=3), service("hang"), tmp_path, on_event=lambda snapshot: timer.start())
+        search(Hyperband(brackets(), seed=3), service("hang"), tmp_path, on_event=on_event)
     assert time.monotonic() - interrupted[0] < 5
     assert list(tmp_path.iterdir()) == []
-
-
-class ReportingProposer:
-    """Proposes one prompt that tells about its process."""
-
-    def propose(self, bracket, n, observed):
-        import torch
-
-        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}"
-        return [Proposal(Prompt(text), Origin("ape", "seeds", 0))]
-
-
-def test_the_bo_actor_has_one_thread_no_gpu_and_is_asked_once(cluster):
-    handle = service()
-    bo_actor = runner.start_bo_actor(ReportingProposer, handle)
-    ask = partial(bo_actor.propose.remote, brackets()[0], 1, [])
-    [proposal] = ray.get(ask())
-    assert proposal.prompt.instruction == "1 thread, devices ''"
-    assert ray.get(handle.seen.remote())[0] == {0: [proposal]}
-    with pytest.raises(InputError, match="nobody"):
-        ray.get(runner.start_bo_actor(no_proposer, service()).setup.remote())
-    assert ray.get(runner.start_bo_actor(no_proposer, handle).propose.remote(brackets()[0], 1, [])) == [proposal]

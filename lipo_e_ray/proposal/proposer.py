@@ -1,0 +1,145 @@
+"""``Proposer``: the prompts a bracket starts with, a function of configuration, bracket and observations alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.latent.inversion import Inverter
+from lipo_e_ray.proposal.invbo import Written, history, invbo, trust_region_length
+from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, random_prompts, two_stage
+from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.noise import smoothed
+from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Stage, Task
+
+if TYPE_CHECKING:
+    from lipo_e_ray.latent.space import LatentSpace
+
+logger = logging.getLogger(__name__)
+
+Observed = Sequence[tuple[Prompt, Observation]]
+MIN_OBSERVED = 4  # prompts, before a surrogate says more than chance
+
+
+class Proposer:
+    """Proposes whole batches; the GP is fitted anew in every call, so that a resumed run proposes the same.
+
+    ``instructions``: every text known before the search with its source, in a fixed order.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: RunConfig,
+        space: LatentSpace,
+        instructions: Mapping[str, InstructionSource],
+        inverter: Inverter,
+    ) -> None:
+        if not instructions:
+            raise ValueError("expected at least one instruction, got none; give seeds or a file")
+        self._config = config
+        self._space = space
+        self._sources = dict(instructions)
+        self._inverter = inverter
+        self._pool = ExemplarPool(task.pool, config.max_exemplars)
+
+    def propose(self, stage: Stage, bracket: int, n: int, observed: Observed) -> list[Proposal]:
+        """n distinct prompts, none of them in ``observed``; fewer only when no more exist.
+
+        Args:
+            bracket: index of the bracket; with the seed of the configuration it is all that randomness depends on.
+            observed: prompts with their counts in the order they were proposed, the same for the same run. Of several
+                observations of one prompt the one at the highest fidelity counts; one without evaluations only keeps
+                its prompt from being proposed again.
+        """
+        rng = np.random.default_rng([self._config.seed, bracket])
+        taken = {prompt.id for prompt, _ in observed}
+        rows = _highest_fidelity(observed)
+        if stage == "seeds":
+            seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
+            proposals = self._describe([seed for seed in seeds if seed.id not in taken][:n], stage, bracket)
+        elif len(rows) < MIN_OBSERVED:
+            prompts = random_prompts(tuple(self._sources), self._pool, n, rng, taken)
+            proposals = self._describe(prompts, stage, bracket)
+        else:
+            known = self._fit(rows, self._space.invert if stage == "invbo" else self._space.encode)
+            unanswered = [prompt for prompt, observation in observed if not observation.evaluated]
+            written = self._write(known, rows, n, rng) if stage == "invbo" else []
+            written = [one for one in written if one.prompt.id not in taken]
+            prompts = [one.prompt for one in written]
+            if len(prompts) < n:
+                prompts += two_stage(known, n - len(prompts), self._config.proposal, rng, (*prompts, *unanswered))
+            proposals = self._describe(prompts, stage, bracket, known, written)
+        if len(proposals) < n and stage != "seeds":
+            logger.warning("bracket %d: expected %d new prompts, found %d: the search space is exhausted",
+                           bracket, n, len(proposals))
+        return proposals
+
+    def _fit(self, rows: Observed, embed: Any) -> Knowledge:
+        prompts = tuple(prompt for prompt, _ in rows)
+        z = embed(prompts)
+        counts = [observation for _, observation in rows]
+        gp = JointPromptGP(self._space.inst_dim)
+        gp.fit(z, [count.errors for count in counts], [count.evaluated for count in counts])
+        with torch.no_grad():
+            mean = gp.predict(z)[0]
+        texts = dict.fromkeys((*self._sources, *(prompt.instruction for prompt in prompts)))
+        return Knowledge(self._space, self._pool, tuple(texts), gp, prompts, z, mean, embed)
+
+    def _write(self, known: Knowledge, rows: Observed, n: int, rng: np.random.Generator) -> list[Written]:
+        """InvBO's candidates, in a trust region whose length follows from ``rows``.
+
+        Its earlier iterations begin there with the first text not known before the search: new texts come first in a
+        batch.
+        """
+        counts = [observation for _, observation in rows]
+        errors, _ = smoothed([c.errors for c in counts], [c.evaluated for c in counts], known.gp.prior)
+        new = (i for i, (prompt, _) in enumerate(rows) if prompt.instruction not in self._sources)
+        improved = history(errors.tolist(), next(new, len(rows)), self._config.invbo.q)
+        return invbo(known, n, trust_region_length(improved), self._inverter, self._config.proposal, rng)
+
+    def _describe(
+        self,
+        prompts: Sequence[Prompt],
+        stage: Stage,
+        bracket: int,
+        known: Knowledge | None = None,
+        written: Sequence[Written] = (),
+    ) -> list[Proposal]:
+        if not prompts:
+            return []
+        z = known.embed(prompts) if known else self._space.encode(prompts)
+        infos: list[dict[str, Any]] = [{"z": _rounded(row)} for row in z]
+        if known:
+            with torch.no_grad():
+                for info, mean, std in zip(infos, *known.gp.predict(z), strict=True):
+                    info |= {"mean": round(float(mean), 6), "std": round(float(std), 6)}
+        cosines = {}
+        for info, one in zip(infos, written, strict=False):  # written prompts come first
+            info |= {"target": _rounded(one.target), "anchor": one.anchor.id, "length": one.length}
+            if one.inversion:
+                cosines[one.prompt.id] = one.inversion.cosine
+        return [
+            Proposal(prompt, Origin(self._sources.get(prompt.instruction, "invbo"), stage, bracket,
+                                    cosines.get(prompt.id)), info)
+            for prompt, info in zip(prompts, infos, strict=True)
+        ]
+
+
+def _highest_fidelity(observed: Observed) -> list[tuple[Prompt, Observation]]:
+    rows: dict[str, tuple[Prompt, Observation]] = {}
+    for prompt, observation in observed:
+        kept = rows.get(prompt.id)
+        if observation.evaluated > (kept[1].evaluated if kept else 0):
+            rows[prompt.id] = (prompt, observation)
+    return list(rows.values())
+
+
+def _rounded(z: Tensor) -> list[float]:
+    return [round(value, 5) for value in z.tolist()]

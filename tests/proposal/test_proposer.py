@@ -1,0 +1,141 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from lipo_e_ray.config import ProposalConfig
+from lipo_e_ray.types import Observation, Prompt
+from tests.proposal.fakes import (
+    KNOWN,
+    POOL,
+    FakeSpace,
+    embedding,
+    make_proposer,
+    random_observations,
+    random_prompt,
+    true_error,
+)
+
+OBSERVED = random_observations(30, 1, list(KNOWN))
+
+
+def test_seeds_come_without_exemplars_in_order():
+    proposals = make_proposer().propose("seeds", 0, 3, [])
+    assert [p.prompt for p in proposals] == [Prompt(text) for text in list(KNOWN)[:3]]
+    assert {(p.origin.source, p.origin.stage, p.origin.bracket) for p in proposals} == {("seed", "seeds", 0)}
+
+
+def test_only_seeds_and_files_are_seeds():
+    known = {"one": "ape", "two": "file", "three": "seed"}
+    assert [p.prompt.instruction for p in make_proposer(known=known).propose("seeds", 0, 9, [])] == ["two", "three"]
+
+
+def test_without_observations_a_batch_is_random():
+    proposals = make_proposer().propose("hyperband", 2, 20, OBSERVED[:3])
+    assert len({p.prompt.id for p in proposals}) == 20
+    assert all("mean" not in p.info and len(p.info["z"]) == FakeSpace.dim for p in proposals)
+    assert len({len(p.prompt.exemplars) for p in proposals}) > 2
+
+
+@pytest.mark.parametrize("stage", ["hyperband", "invbo"])
+class TestBatch:
+    def test_is_distinct_and_new(self, stage):
+        proposals = make_proposer().propose(stage, 5, 12, OBSERVED)
+        ids = [p.prompt.id for p in proposals]
+        assert len(set(ids)) == 12 and not set(ids) & {prompt.id for prompt, _ in OBSERVED}
+        assert all(len(set(p.prompt.exemplars)) == len(p.prompt.exemplars) <= 4 for p in proposals)
+        positions = [[POOL.index(e) for e in p.prompt.exemplars] for p in proposals]
+        assert all(position == sorted(position) for position in positions)
+
+    def test_is_the_same_for_the_same_arguments_and_depends_on_the_seed(self, stage):
+        torch.manual_seed(1)
+        state = torch.random.get_rng_state()
+        first = make_proposer().propose(stage, 5, 6, OBSERVED)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        torch.manual_seed(2)
+        used = make_proposer()
+        used.propose(stage, 4, 6, OBSERVED[:20])  # an earlier call leaves nothing behind
+        again = used.propose(stage, 5, 6, OBSERVED)
+        assert [(p, p.info) for p in again] == [(p, p.info) for p in first]
+        assert [p.prompt for p in make_proposer(seed=1).propose(stage, 5, 6, OBSERVED)] != [p.prompt for p in first]
+
+    def test_is_plain_json_with_the_prediction(self, stage):
+        for proposal in make_proposer().propose(stage, 5, 6, OBSERVED):
+            info = json.loads(json.dumps(asdict(proposal)))["info"]
+            assert len(info["z"]) == FakeSpace.dim and -0.5 < info["mean"] < 1.5 and 0 < info["std"] < 1
+
+
+def test_prompts_without_an_answer_are_not_proposed_again_nor_fitted():
+    observed = [*OBSERVED[:10], *((prompt, Observation(prompt.id, 0, 0)) for prompt, _ in OBSERVED[10:])]
+    proposals = make_proposer().propose("hyperband", 1, 8, observed)
+    assert not {p.prompt.id for p in proposals} & {prompt.id for prompt, _ in observed}
+    few = make_proposer().propose("hyperband", 1, 8, observed[:3] + observed[10:])
+    assert "mean" not in few[0].info
+
+
+def test_the_highest_fidelity_of_a_prompt_counts():
+    low = [(prompt, Observation(prompt.id, 8, 8)) for prompt, _ in OBSERVED]
+    expected = make_proposer().propose("hyperband", 1, 4, OBSERVED)
+    for first, second in ((low, OBSERVED), (OBSERVED, low)):
+        observed = [pair for pairs in zip(first, second, strict=True) for pair in pairs]
+        proposals = make_proposer().propose("hyperband", 1, 4, observed)
+        assert [(p, p.info) for p in proposals] == [(p, p.info) for p in expected]
+
+
+def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):
+    known = dict(list(KNOWN.items())[:8])
+    observed = [(Prompt(text), Observation(Prompt(text).id, i, 16)) for i, text in enumerate(list(known)[:5])]
+    proposer = make_proposer(known=known, max_exemplars=0)
+    assert len(proposer.propose("hyperband", 0, 6, observed)) == 3
+    assert "expected 6 new prompts, found 3" in caplog.text
+
+
+def test_no_instruction_is_refused():
+    with pytest.raises(ValueError, match="at least one instruction"):
+        make_proposer(known={})
+
+
+def test_invbo_writes_new_instructions_near_their_targets():
+    space = FakeSpace()
+    proposals = make_proposer(space=space).propose("invbo", 7, 6, OBSERVED)
+    new = [p for p in proposals if p.prompt.instruction not in KNOWN]
+    assert len(new) >= 3 and proposals[: len(new)] == new
+    for p in new:
+        target = space.decode_instruction(torch.tensor([p.info["target"]], dtype=torch.float64))[0]
+        assert p.origin.source == "invbo" and p.origin.stage == "invbo"
+        assert p.origin.cosine == pytest.approx(target @ embedding(p.prompt.instruction), abs=1e-4)
+        assert p.info["anchor"] in {prompt.id for prompt, _ in OBSERVED} and p.info["length"] == 0.8
+    assert all(p.origin.cosine is None for p in proposals if p not in new)
+    assert space.inverted >= len(OBSERVED)  # fitted and ranked where decoding gives the prompt back
+
+
+def test_invbo_falls_back_when_nothing_new_is_written():
+    proposals = make_proposer(limit=0).propose("invbo", 7, 6, OBSERVED)
+    assert len(proposals) == 6
+    assert all(p.prompt.instruction in KNOWN and p.origin.stage == "invbo" and p.origin.source != "invbo"
+               for p in proposals)
+
+
+def test_instructions_of_invbo_stay_in_the_search():
+    text = "solve this problem again"
+    assert text not in KNOWN
+    star = Prompt(text, POOL[:2])
+    observed = [*OBSERVED, (star, Observation(star.id, 0, 128))]
+    proposals = make_proposer().propose("hyperband", 9, 16, observed)
+    assert {p.origin.source for p in proposals if p.prompt.instruction == text} == {"invbo"}
+
+
+def test_proposals_beat_random_prompts_on_a_landscape():
+    """True error of 16 proposals after 60 observations against 300 random prompts, 3 seeds."""
+    gains = {"hyperband": [], "invbo": []}
+    for seed in range(3):
+        observed = random_observations(60, seed, list(KNOWN))
+        rng = np.random.default_rng(100 + seed)
+        random = np.mean([true_error(random_prompt(rng, list(KNOWN))) for _ in range(300)])
+        for stage, gain in gains.items():
+            proposer = make_proposer(seed=seed, proposal=ProposalConfig(instructions=20, random_fraction=0.0))
+            proposals = proposer.propose(stage, 3, 16, observed)
+            gain.append(random - np.mean([true_error(p.prompt) for p in proposals]))
+    assert all(np.mean(gain) > 0.2 and min(gain) > 0.1 for gain in gains.values())

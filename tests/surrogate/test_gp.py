@@ -1,0 +1,137 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from botorch.exceptions.errors import ModelFittingError
+
+from benchmarks.gp_fit import synthetic_prompts
+from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
+from lipo_e_ray.surrogate.noise import fit_prior, smoothed
+
+M = 120
+Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return JointPromptGP(16).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+
+
+def test_predictions_follow_the_truth(fitted):
+    mean, std = fitted.predict(Z[M:])
+    assert mean.shape == std.shape == (100,) and (std > 0).all()
+    assert np.corrcoef(mean, RATE[M:])[0, 1] > 0.4
+    inside = np.abs(mean.numpy() - RATE[M:]) < 2 * std.numpy()
+    assert 0.6 < inside.mean() < 1
+
+
+def test_covariance_is_a_product_of_halves(fitted):
+    kernel = fitted.model.covar_module
+    scale = kernel.outputscale
+    z = torch.randn(5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inst, ex = z.clone(), z.clone()
+    inst[:, 16:], ex[:, :16] = 0, 0
+    torch.testing.assert_close(kernel(z).to_dense() * scale, kernel(inst).to_dense() * kernel(ex).to_dense())
+    assert [part.ard_num_dims for part in kernel.base_kernel.kernels] == [16, 16]
+
+
+def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
+    gp = JointPromptGP(16)
+    for m in (20, 50, 30):
+        gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
+        _, variance = smoothed(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
+        noise = gp.model.likelihood.noise * gp.model.outcome_transform.stdvs.squeeze() ** 2
+        assert noise.shape == (m,) == gp.model.train_targets.shape
+        np.testing.assert_allclose(noise, variance, rtol=1e-9)
+        assert gp.pending_noise == pytest.approx(float(torch.from_numpy(variance).median()))
+
+
+def test_more_evaluations_pull_the_mean_closer_to_the_measurement():
+    errors, evaluated = ERRORS[:M].copy(), EVALUATED[:M].copy()
+    distance = []
+    for times in (1, 16):
+        errors[0], evaluated[0] = 8 * times, 8 * times
+        gp = JointPromptGP(16).fit(Z[:M], errors, evaluated)
+        distance.append(1 - gp.predict(Z[:1])[0].item())
+    assert distance[1] < distance[0] - 0.05
+
+
+def test_shifted_and_stretched_latents_change_nothing(fitted):
+    scale = torch.logspace(-3, 3, 32, dtype=torch.float64)
+    other = JointPromptGP(16).fit(Z[:M] * scale + 7, ERRORS[:M], EVALUATED[:M])
+    torch.testing.assert_close(other.predict(Z[M:] * scale + 7)[0], fitted.predict(Z[M:])[0], rtol=0, atol=0.01)
+
+
+def test_joint_agrees_with_predict(fitted):
+    mean, covariance = fitted.joint(Z[M : M + 7])
+    expected_mean, std = fitted.predict(Z[M : M + 7])
+    torch.testing.assert_close(mean, expected_mean)
+    torch.testing.assert_close(covariance.diagonal().sqrt(), std)
+    assert covariance.shape == (7, 7)
+
+
+def test_predictions_are_differentiable_in_z(fitted):
+    z = Z[M : M + 3].clone().requires_grad_()
+    mean, std = fitted.predict(z)
+    (mean.sum() + std.sum()).backward()
+    assert z.grad.isfinite().all() and (z.grad.abs().sum(1) > 0).all()
+
+
+def test_a_fit_is_a_function_of_its_data_and_leaves_the_global_generator_alone(fitted):
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    again = JointPromptGP(16).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(again.predict(Z[M:])[0], fitted.predict(Z[M:])[0])
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_few_or_equal_observations_are_fitted(m):
+    gp = JointPromptGP(16).fit(Z[:1].repeat(m, 1), [3] * m, [10] * m)
+    mean, std = gp.predict(Z[:4])
+    assert mean.isfinite().all() and (std > 0).all()
+
+
+def test_a_warm_fit_starts_from_the_last_hyperparameters(fitted):
+    starts = []
+
+    def record(mll):
+        starts.append(mll.model.covar_module.base_kernel.kernels[0].lengthscale.clone())
+        maximise_lbfgs(mll)
+
+    gp = JointPromptGP(16, record).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    ended = gp.model.covar_module.base_kernel.kernels[0].lengthscale.clone()
+    gp.fit(Z[: M + 1], ERRORS[: M + 1], EVALUATED[: M + 1])
+    assert torch.equal(starts[1], ended) and not torch.equal(starts[0], ended)
+
+
+def raising(mll):
+    raise ModelFittingError("all attempts failed")
+
+
+def poisoning(mll):
+    with torch.no_grad():
+        mll.model.mean_module.raw_constant.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("broken", [raising, poisoning])
+@pytest.mark.parametrize("source", ["the prior", "the last fit"])
+def test_a_failing_fit_falls_back_and_says_so(broken, source, caplog):
+    behaviour = [maximise_lbfgs, broken] if source == "the last fit" else [broken]
+    gp = JointPromptGP(16, lambda mll: behaviour.pop(0)(mll))
+    if source == "the last fit":
+        gp.fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+        good = gp.model.covar_module.base_kernel.kernels[0].lengthscale.clone()
+    with caplog.at_level(logging.WARNING):
+        gp.fit(Z[: M + 5], ERRORS[: M + 5], EVALUATED[: M + 5])
+    assert f"GP fit on {M + 5} prompts failed" in caplog.text and source in caplog.text
+    mean, std = gp.predict(Z[M:])
+    assert mean.isfinite().all() and (std > 0).all() and len(gp.model.train_targets) == M + 5
+    if source == "the last fit":
+        assert torch.equal(gp.model.covar_module.base_kernel.kernels[0].lengthscale, good)
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="one latent per count"):
+        JointPromptGP(16).fit(Z[:5], ERRORS[:4], EVALUATED[:4])

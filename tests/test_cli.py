@@ -1,0 +1,105 @@
+import json
+
+import pytest
+
+from lipo_e_ray.cli import configure, default_output, main
+from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.types import InputError
+
+FLAGS = {"task": None, "model": None, "seed": 0, "max_llm_calls": 0, "qa_pool_size": None,
+         "ape_num_instructions": None, "iterations": None, "use_ape": True, "instructions": None}
+
+
+def ended(capsys, *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return caught.value.code, capsys.readouterr().err
+
+
+def write_task(folder, **files: str) -> str:
+    folder.mkdir()
+    for split, number in (("train", 0), ("validation", 100), ("test", 200)):
+        rows = [{"question": f"What is {number + i} + 1?", "answer": f"{number + i + 1}"} for i in range(20)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, text in files.items():
+        (folder / f"{name}.jsonl").write_text(text)
+    return str(folder)
+
+
+def test_flags_of_the_full_size_setting():
+    config = configure("l40s", **FLAGS | {"qa_pool_size": 6154, "ape_num_instructions": 2000, "iterations": 50})
+    assert config == PROFILES["l40s"]
+
+
+def test_flags_change_what_they_name(tmp_path):
+    config = configure("demo", **FLAGS | {"task": "gsm8k", "model": "m", "seed": 3, "iterations": 0, "use_ape": False})
+    assert (config.task.name, config.model.name, config.seed) == ("gsm8k", "m", 3)
+    assert (config.invbo.iterations, config.ape.use) == (0, False)
+    assert default_output(config).name == "gsm8k-m-seed3"
+
+
+def test_unknown_profile():
+    with pytest.raises(InputError, match="expected one of l40s, cluster, demo, got 'x'"):
+        configure("x", **FLAGS)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "Missing command"),
+    (["bogus"], "bogus"),
+    (["run", "--bogus"], "No such option: --bogus"),
+    (["run", "--seed", "one"], "--seed"),
+    (["run", "--seed", "-1"], "expected 0 or more, got -1"),
+    (["run", "--profile", "x"], "--profile: expected one of"),
+    (["run", "--profile", "demo", "--task", "/nowhere"], "/nowhere"),
+    (["run", "--profile", "demo", "--instructions", "/nowhere"], "--instructions: expected a text file"),
+    (["plan", "--profile", "demo", "--model", "./no/such/model"], "./no/such/model"),
+    (["resume"], "Missing argument"),
+    (["resume", "/nowhere"], "expected a run folder"),
+    (["report", "/nowhere"], "expected a run folder"),
+    (["evaluate", "/nowhere"], "expected a run folder"),
+    (["evaluate", "/nowhere", "--split", "x"], "expected validation or test, got 'x'"),
+])
+def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, err = ended(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.startswith("lipo-e-ray: ") and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists(), "a run folder was left behind"
+
+
+@pytest.mark.parametrize(("files", "message"), [
+    ({"validation": ""}, "validation.jsonl"),
+    ({"train": "not json"}, "train.jsonl"),
+    ({"test": '{"question": "q"}'}, "test.jsonl"),
+    ({"test": '{"question": "What is 0 + 1?", "answer": "1"}'}, "What is 0 + 1?"),
+    ({"validation": '{"question": "Is this all?", "answer": "5"}'}, "b_min"),
+    ({"train": json.dumps({"question": "long " * 4000, "answer": "1"})}, "tokens"),
+])
+def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
+    task = write_task(tmp_path / "task", **files)
+    output = tmp_path / "run"
+    status, err = ended(capsys, "run", "--profile", "demo", "--task", task, "--output", str(output))
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_config_with_an_unknown_key(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"]) | {"sede": 1}))
+    status, err = ended(capsys, "resume", str(tmp_path))
+    assert (status, "unknown key 'sede'" in err) == (2, True)
+
+
+def test_report_without_a_ledger(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"])))
+    status, err = ended(capsys, "report", str(tmp_path))
+    assert (status, "ledger" in err) == (2, True)
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert all(name in capsys.readouterr().out for name in ("run", "plan", "resume", "report", "evaluate"))

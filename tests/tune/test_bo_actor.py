@@ -1,0 +1,64 @@
+"""The BO actor: what it proposes is recorded, and never proposed twice."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import ray
+
+from lipo_e_ray.tune.brackets import Bracket, Rung
+from lipo_e_ray.tune.runner import start_bo_actor
+from lipo_e_ray.types import InputError, Origin, Prompt, Proposal
+
+BRACKET = Bracket(7, "hyperband", 0, (Rung(1, 16),))
+
+
+class Records:
+    """The service's part in it."""
+
+    def __init__(self) -> None:
+        self.proposals = {}
+
+    async def recorded_proposals(self, bracket):
+        return self.proposals.get(bracket)
+
+    async def record_proposals(self, bracket, proposals):
+        self.proposals[bracket] = proposals
+
+    async def all(self):
+        return self.proposals
+
+
+class ReportingProposer:
+    """Proposes prompts that tell about its process."""
+
+    def propose(self, stage, bracket, n, observed):
+        import torch
+
+        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}, {observed}"
+        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", stage, bracket)) for i in range(n)]
+
+
+def no_proposer():
+    raise InputError("nobody should be asked")
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_cluster):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_proposals_are_recorded_and_reused(cluster):
+    records = ray.remote(Records).options(num_cpus=0).remote()
+    [proposal] = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(BRACKET, 1, []))
+    assert proposal.prompt.instruction == "1 thread, devices '', [] 0"
+    assert ray.get(records.all.remote()) == {7: [proposal]}
+
+    again = start_bo_actor(no_proposer, records)
+    assert ray.get(again.propose.remote(BRACKET, 1, [])) == [proposal]
+    with pytest.raises(InputError, match="nobody should be asked"):
+        ray.get(again.setup.remote())
