@@ -185,7 +185,7 @@ class _Watch:
         self._display = display
         self._service = service
         self._walk = hyperband.snapshot()
-        self._calls_then = 0
+        self._calls_then = ray.get(service.progress.remote()).new_calls
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
 

@@ -54,7 +54,7 @@ def test_the_model_is_converted_once_whoever_asks(cache, conversions):
 
 def test_a_conversion_that_fails_leaves_no_model(cache, monkeypatch, tmp_path):
     gguf = tmp_path / "broken.gguf"
-    gguf.write_bytes(b"GGUF, but not really")
+    gguf.write_bytes(b"neither a model nor a GGUF file")
     monkeypatch.setattr(embedded, "_package_folder", lambda package, model: tmp_path)
     with pytest.raises(ValueError):
         resolve_model("smollm2-135m")

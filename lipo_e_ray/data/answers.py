@@ -32,8 +32,9 @@ _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d))?|\.\d+"
 # A minus is a sign only where no operand stands before it: "-5", "(-5", "= -$5", but not in "9-5" or the bullet "- 5".
+# "3/4" is a fraction; "12 / 6" and "12/6 =" are calculations that the model still has to do.
 _NUMBER = re.compile(
-    rf"(?<![A-Za-z0-9_.])(?P<sign>(?<![)\]])-)?[$€£]?(?P<top>{_UNSIGNED})(?:\s?/\s?[$€£]?(?P<bottom>{_UNSIGNED}))?",
+    rf"(?<![A-Za-z0-9_.])(?P<sign>(?<![)\]])-)?[$€£]?(?P<top>{_UNSIGNED})(?:/(?P<bottom>{_UNSIGNED})(?!\s*=))?",
     re.ASCII,
 )
 

@@ -42,6 +42,9 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, on the CPU only; unset, vLLM takes most of the machine's memory
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Compiling takes longer than the demo. A prefix is cached in whole blocks: with the default of 128 tokens a third of a
+# prompt with 8 exemplars was computed again for every question.
+CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32}
 FAMILY = "LIPO_E_RAY_ENGINE"  # environment variable that marks all descendants of one engine
 
 # vLLM's processes outlive a parent that is killed. This one waits for the pipe from the parent to close, however the
@@ -73,9 +76,9 @@ class VLLMEngine:
         self._fingerprints = fingerprints(model)
         self._chat = ChatTokenizer(model)
         self._family = uuid.uuid4().hex
-        self._guard: subprocess.Popen | None = _start_guard(self._family)
+        self._guard: subprocess.Popen | None = start_guard(self._family)
         try:
-            self._llm = _load(model, self._family)
+            self._llm: AsyncLLM | None = _load(model, self._family)
         except BaseException:
             self._dismiss_guard()
             raise
@@ -97,8 +100,9 @@ class VLLMEngine:
         return list(await asyncio.gather(*(self._complete(messages, sampling) for messages, sampling in pairs)))
 
     async def close(self) -> None:
-        if self._guard is not None:
+        if self._llm is not None:
             self._llm.shutdown()
+            self._llm = None  # its destructor would run while the interpreter ends, and complain
             self._dismiss_guard()
 
     def _judge(self, prompt: Prompt, example: Example, completion: Completion) -> Outcome:
@@ -113,6 +117,8 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        if self._llm is None:
+            raise EngineError(f"model {self._model.name!r}: the engine is closed; start a new one")
         try:
             ids = self._chat.encode(messages)
         except TemplateError as error:
@@ -141,8 +147,11 @@ class VLLMEngine:
             self._guard = None
 
 
-def _start_guard(family: str) -> subprocess.Popen:
-    # A session of its own: a Ctrl-C that ends the engine must not end its guard first.
+def start_guard(family: str) -> subprocess.Popen:
+    """A process that kills all processes with ``FAMILY=family`` in their environment once this one is gone.
+
+    It has a session of its own: a Ctrl-C that ends the engine must not end its guard first.
+    """
     return subprocess.Popen([sys.executable, "-S", "-E", "-c", GUARD, f"{FAMILY}={family}"], stdin=subprocess.PIPE,
                             start_new_session=True)
 
@@ -156,7 +165,7 @@ def _load(model: ModelConfig, family: str) -> AsyncLLM:
             with _output_to(log):
                 return _async_llm(model)
         except (OSError, ValueError, RuntimeError) as error:
-            cause = _root_cause(log) or first_line(error)
+            cause = root_cause(log) or first_line(error)
             kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
             raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
         finally:
@@ -168,8 +177,8 @@ def _async_llm(model: ModelConfig) -> AsyncLLM:
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    device: dict[str, Any] = ({"enforce_eager": True} if current_platform.is_cpu()  # compiling costs more than a run
-                              else {"gpu_memory_utilization": model.gpu_memory_utilization})
+    device: dict[str, Any] = CPU_ARGUMENTS if current_platform.is_cpu() else {
+        "gpu_memory_utilization": model.gpu_memory_utilization}
     return AsyncLLM.from_engine_args(AsyncEngineArgs(
         model=str(model_folder(model) or model.name), dtype=model.dtype, max_model_len=model.max_model_len,
         max_num_seqs=model.max_num_seqs, tensor_parallel_size=1, enable_prefix_caching=True, disable_log_stats=True,
@@ -197,7 +206,7 @@ def _output_to(log: IO[str]) -> Iterator[None]:
             os.close(copy)
 
 
-def _root_cause(log: IO[str]) -> str:
+def root_cause(log: IO[str]) -> str:
     """The first exception that the engine's processes printed: those after it only say that a process failed."""
     log.seek(0)
     found = re.search(r"^(?:\([^)]*\) ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", log.read(),

@@ -15,10 +15,11 @@ from lipo_e_ray.types import Generate, Message, Sampling, digest
 
 BEAM = 8  # texts that are kept, recombined further and given back
 DONORS = 12  # nearest known texts whose clauses are used
-WIDTH = 32  # texts encoded per target and round
+WIDTH = 48  # texts encoded per target and round
 ROUNDS = 5  # rounds of one climb; it ends earlier when the cosine no longer rises
 MIN_RISE = 1e-3  # in cosine
 REWRITES = 2  # times that the LLM is asked per target, 4 requests each
+MAX_REQUESTS = 4 * REWRITES  # LLM calls that a target can cost
 MAX_WORDS = 40
 PRICE = 0.003  # cosine that a word must earn: without it the climb pads texts with clauses that mean nothing
 RIDGE = 0.3
@@ -87,7 +88,7 @@ def reads_well(text: str) -> bool:
 class SearchInverter:
     """Climbs the cosine from the nearest known texts: clauses are recombined, the LLM rewrites and merges the best.
 
-    Bounded per target: ``(REWRITES + 1) * ROUNDS`` encoder batches of ``WIDTH`` texts and ``4 * REWRITES`` LLM
+    Bounded per target: ``(REWRITES + 1) * ROUNDS`` encoder batches of ``WIDTH`` texts and ``MAX_REQUESTS`` LLM
     requests; the batches are shared by all targets.
     """
 

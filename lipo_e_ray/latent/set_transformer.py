@@ -40,7 +40,7 @@ class MAB(nn.Module):
             weights = scores.softmax(-1)
         else:
             seen = mask[:, None, None, :]
-            # The largest negative number instead of -inf: a softmax over nothing but -inf is NaN, and so is its gradient.
+            # The most negative number, not -inf: a softmax over nothing but -inf is NaN, and so is its gradient.
             weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen
         return (weights @ v).transpose(1, 2).flatten(2)
 

@@ -96,7 +96,7 @@ def trust_region_length(improved: Sequence[bool]) -> float:
 
 def history(errors: Sequence[float], first: int, q: int) -> list[bool]:
     """Which iterations of q prompts, from index ``first`` on, beat the smoothed error of all prompts before."""
-    return [min(errors[at : at + q]) < min(errors[:at]) for at in range(first, len(errors), q)]
+    return [min(errors[at : at + q]) < min(errors[:at], default=math.inf) for at in range(first, len(errors), q)]
 
 
 def choose_anchor(known: Knowledge, length: float, rng: np.random.Generator) -> int:

@@ -82,12 +82,12 @@ class Knowledge:
         """Observed prompts, lowest posterior mean first."""
         return torch.argsort(self.mean, stable=True).tolist()
 
-    def rank(self, candidates: Sequence[Prompt], q: int, pending: Sequence[int] = ()) -> list[int]:
+    def rank(self, candidates: Sequence[Prompt], q: int) -> list[int]:
         """Up to q of ``candidates`` by greedy LogEI at their own latents, not at those they were decoded from."""
         if not candidates:
             return []
         mean, covariance = self.gp.joint(self.embed(candidates))
-        return greedy_batch(mean, covariance, self.gp.pending_noise, self.best, q, pending)
+        return greedy_batch(mean, covariance, self.gp.pending_noise, self.best, q)
 
 
 def two_stage(
