@@ -1,3 +1,9 @@
 """LIPO-E on Ray: finds the instruction and the exemplars with which a language model errs least on a task."""
 
+import os
+
 __version__ = "0.1.0"
+
+# A Ray that this package starts itself asks for a token. Here, because Ray reads the mode once, when it is imported.
+if "RAY_ADDRESS" not in os.environ:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

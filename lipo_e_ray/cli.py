@@ -5,7 +5,6 @@ Exit status: 0 done; 1 the run could not go on (nothing lost, ``resume`` continu
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +125,6 @@ def evaluate(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; every error on purpose is one line on standard error."""
-    if "RAY_ADDRESS" not in os.environ:  # Ray reads this when it is imported, which the commands do
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         app(args=arguments, standalone_mode=False)
         sys.exit(0)

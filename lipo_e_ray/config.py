@@ -94,10 +94,10 @@ class VAEConfig:
     inducing: int = 8
     beta: float = 0.005
     max_epochs: int = 50_000
-    patience: int = 200
+    patience: int = 50
     batch_size: int = 128
     training_sets: int = 2048
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", "max_epochs", "patience", "batch_size",
@@ -182,7 +182,7 @@ PROFILES: dict[str, RunConfig] = {
         model=ModelConfig(name="smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=64),
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
-        vae=VAEConfig(training_sets=512, patience=100),
+        vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
         hyperband=HyperbandConfig(b_min=8),
         invbo=InvBOConfig(iterations=6),
     ),

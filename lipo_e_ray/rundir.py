@@ -6,7 +6,7 @@ import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lipo_e_ray.config import RunConfig, from_dict, to_dict
 from lipo_e_ray.types import InputError
@@ -79,9 +79,17 @@ class RunFolder:
         return lock
 
     def _check_same(self, config: RunConfig) -> None:
-        there, here = to_dict(self.load_config()), to_dict(config)
-        changed = sorted(key for key in here if here[key] != there[key])
+        there, here = _leaves(to_dict(self.load_config())), _leaves(to_dict(config))
+        changed = [key for key in here if here[key] != there[key]]
         if changed:
             key = changed[0]
             raise InputError(f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
                              f"{here[key]!r}); give another --output, or `resume` it as it is")
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -19,8 +19,8 @@ import ray
 def ray_session() -> Iterator[None]:
     """The cluster this process is connected to, else that of ``RAY_ADDRESS``, else a private one on this machine.
 
-    A private one has no dashboard, asks for a token (file mode 0600; ``cli.main`` turns token mode on before Ray is
-    imported, which is when Ray looks) and ends with the block.
+    A private one has no dashboard, asks for a token (file mode 0600; the package turned token mode on when it was
+    imported) and ends with the block.
     """
     if ray.is_initialized():
         yield

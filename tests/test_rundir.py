@@ -1,6 +1,6 @@
 import pytest
 
-from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.config import PROFILES, RunConfig, VAEConfig
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import InputError
 
@@ -24,6 +24,8 @@ def test_another_config_is_refused_and_named(tmp_path):
     folder.claim(RunConfig(seed=1)).close()
     with pytest.raises(InputError, match="seed: 1, now 2"):
         folder.claim(RunConfig(seed=2))
+    with pytest.raises(InputError, match="vae.hidden: 128, now 64"):
+        folder.claim(RunConfig(seed=1, vae=VAEConfig(hidden=64)))
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -9,7 +9,7 @@ from lipo_e_ray.session import sigterm_is_ctrl_c
 
 SCRIPT = """
 import os
-os.environ["RAY_AUTH_MODE"] = "token"
+import lipo_e_ray
 import ray
 from lipo_e_ray.session import ray_session
 with ray_session():

@@ -55,8 +55,8 @@ _LABEL = re.compile(
     r"(?: (?:was|were|is|are|given was))?\s*(?:to the \w+ )?[:\-]\s*", re.IGNORECASE)
 _LIST_MARKER = re.compile(r"^(?:[-*•\u2013]|\(?\d{1,2}[.):]|\(?[a-z][.)])\s+", re.IGNORECASE)
 _NOT_AN_INSTRUCTION = re.compile(
-    r"^(?:(?:i|i'm|i am|i've|we|he|she|they|it|this|sorry|sure|certainly|yes|no|as an ai|here)\b|(?:question|answer|input):)",
-    re.IGNORECASE)
+    r"^(?:(?:i|i'm|i am|i've|we|he|she|they|it|this|sorry|sure|certainly|yes|no|as an ai|here)\b"
+    r"|(?:question|answer|input):)", re.IGNORECASE)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 

@@ -45,18 +45,18 @@ ENVIRONMENT = {
 # Compiling takes longer than the demo. A prefix is cached in whole blocks: with the default of 128 tokens a third of a
 # prompt with 8 exemplars was computed again for every question.
 CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32}
-FAMILY = "LIPO_E_RAY_ENGINE"  # environment variable that marks all descendants of one engine
 
 # vLLM's processes outlive a parent that is killed. This one waits for the pipe from the parent to close, however the
-# parent ends, and then kills the family. It spares multiprocessing's resource tracker, which then frees shared memory.
+# parent ends, and then kills all processes that write to the same log as itself. It spares multiprocessing's resource
+# tracker, which then frees the shared memory.
 GUARD = """
 import os, sys
 sys.stdin.buffer.read()
-for pid in filter(str.isdigit, os.listdir("/proc")):
+log = os.fstat(1)
+for pid in {*filter(str.isdigit, os.listdir("/proc"))} - {str(os.getpid())}:
     try:
-        environ = open(f"/proc/{pid}/environ", "rb").read()
-        command = open(f"/proc/{pid}/cmdline", "rb").read()
-        if sys.argv[1].encode() in environ and b"resource_tracker" not in command:
+        tracker = b"resource_tracker" in open(f"/proc/{pid}/cmdline", "rb").read()
+        if os.path.samestat(os.stat(f"/proc/{pid}/fd/1"), log) and not tracker:
             os.kill(int(pid), 9)
     except OSError:
         pass
@@ -75,12 +75,12 @@ class VLLMEngine:
         self._metric = metric
         self._fingerprints = fingerprints(model)
         self._chat = ChatTokenizer(model)
-        self._family = uuid.uuid4().hex
-        self._guard: subprocess.Popen | None = start_guard(self._family)
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # what its processes print
+        self._guard = start_guard(self._log)
         try:
-            self._llm: AsyncLLM | None = _load(model, self._family)
+            self._llm: AsyncLLM | None = _load(model, self._log)
         except BaseException:
-            self._dismiss_guard()
+            self._end_processes()
             raise
 
     @property
@@ -103,7 +103,7 @@ class VLLMEngine:
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # its destructor would run while the interpreter ends, and complain
-            self._dismiss_guard()
+            self._end_processes()
 
     def _judge(self, prompt: Prompt, example: Example, completion: Completion) -> Outcome:
         status = Status.FAILED if completion.error else self._metric(completion.text, example.answer)
@@ -134,42 +134,38 @@ class VLLMEngine:
             async for output in self._llm.generate({"prompt_token_ids": ids}, params, uuid.uuid4().hex):
                 last = output
         except EngineDeadError as error:
-            raise EngineError(f"model {self._model.name!r}: the vLLM engine died; restart it") from error
+            raise EngineError(f"model {self._model.name!r}: the vLLM engine died ({root_cause(self._log) or 'killed'}); "
+                              "start a new one") from error
         except (VLLMError, ValueError) as error:
             return Completion("", f"{type(error).__name__}: {first_line(error)}")
         return Completion(last.outputs[0].text, "", len(ids), last.num_cached_tokens or 0,
                           len(last.outputs[0].token_ids))
 
-    def _dismiss_guard(self) -> None:
+    def _end_processes(self) -> None:
         """Let the guard see the end of its pipe: it kills what is left of the engine, and ends."""
-        if self._guard is not None:
-            self._guard.communicate()
-            self._guard = None
+        self._guard.communicate()
+        self._log.close()
 
 
-def start_guard(family: str) -> subprocess.Popen:
-    """A process that kills all processes with ``FAMILY=family`` in their environment once this one is gone.
+def start_guard(log: IO[str]) -> subprocess.Popen[bytes]:
+    """A process that kills all processes whose standard output is ``log`` once this process is gone.
 
     It has a session of its own: a Ctrl-C that ends the engine must not end its guard first.
     """
-    return subprocess.Popen([sys.executable, "-S", "-E", "-c", GUARD, f"{FAMILY}={family}"], stdin=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-S", "-E", "-c", GUARD], stdin=subprocess.PIPE, stdout=log,
                             start_new_session=True)
 
 
-def _load(model: ModelConfig, family: str) -> AsyncLLM:
+def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ[FAMILY] = family
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
-        try:
-            with _output_to(log):
-                return _async_llm(model)
-        except (OSError, ValueError, RuntimeError) as error:
-            cause = root_cause(log) or first_line(error)
-            kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
-            raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
-        finally:
-            del os.environ[FAMILY]
+    try:
+        with output_to(log):
+            return _async_llm(model)
+    except (OSError, ValueError, RuntimeError) as error:
+        cause = root_cause(log) or first_line(error)
+        kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
+        raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
 
 
 def _async_llm(model: ModelConfig) -> AsyncLLM:
@@ -186,7 +182,7 @@ def _async_llm(model: ModelConfig) -> AsyncLLM:
 
 
 @contextmanager
-def _output_to(log: IO[str]) -> Iterator[None]:
+def output_to(log: IO[str]) -> Iterator[None]:
     """Send what this process and the children it starts print to ``log``.
 
     At the level of file descriptors: the reason why a model does not load is printed by the engine's process only.

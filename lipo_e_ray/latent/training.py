@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 VERSION = "1"  # of model and training: raise it when an old checkpoint must not be used any more
 VALIDATION_SETS = 128
+CHOICES = 1024  # exemplars of the pool that a batch draws its sets from and its slots choose among
 MIXED, NOISE = 0.7, 0.3  # share of mixed instructions; length of the noise on them, in unit embeddings
-MIN_GAIN = 1e-3  # relative: what the validation loss must fall by to count as better
+MIN_GAIN = 2e-3  # relative: what the validation loss must fall by to count as better
 WARM_UP = 50  # steps; attention with LayerNorm behind it diverges at full speed from a cold start
 MAX_NORM = 1.0  # of the gradient
 
@@ -55,8 +56,8 @@ class _Source:
     max_exemplars: int
     generator: torch.Generator
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Instructions (count, e), most of them mixtures of two, and sets (count, 8): pool indices, -1 for padding.
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Instructions (count, e), most of them mixtures of two; sets (count, 8) of indices into features (c, f).
 
         Mixtures with some noise teach the space between the instructions, where InvBO's new texts will lie.
         """
@@ -64,12 +65,13 @@ class _Source:
         mixed = (self._uniform(count, 1) < MIXED).float()
         noise = torch.randn(first.shape, generator=self.generator) * NOISE / first.shape[1] ** 0.5
         instructions = F.normalize(first + mixed * (self._uniform(count, 1) * (second - first) + noise), dim=-1)
-        most = min(self.max_exemplars, len(self.features))
+        features = self.features[torch.randperm(len(self.features), generator=self.generator)[:CHOICES]]
+        most = min(self.max_exemplars, len(features))
         sizes = self._integers(most + 1, count)
         chosen = torch.full((count, SLOTS), -1)
         if most:
-            chosen[:, :most] = self._uniform(count, len(self.features)).topk(most).indices
-        return instructions, chosen.masked_fill(torch.arange(SLOTS) >= sizes[:, None], -1)
+            chosen[:, :most] = self._uniform(count, len(features)).topk(most).indices
+        return instructions, chosen.masked_fill(torch.arange(SLOTS) >= sizes[:, None], -1), features
 
     def noise(self, count: int, width: int) -> Tensor:
         return torch.randn(count, width, generator=self.generator)
@@ -101,7 +103,7 @@ def train_vae(
     best, lowest = copy.deepcopy(vae.state_dict()), math.inf
     for epoch, loss in enumerate(_epochs(vae, source, config), 1):
         with torch.no_grad():
-            held_out_loss = _loss(vae, *validation, source.features, config.beta).item()
+            held_out_loss = _loss(vae, *validation, config.beta).item()
         if not (math.isfinite(loss) and math.isfinite(held_out_loss)):
             curve.stopped = "not finite"
             logger.warning("VAE: expected a finite loss, got none in epoch %d; keeping the weights of epoch %d;"
@@ -130,8 +132,8 @@ def _epochs(vae: StructureAwareVAE, source: _Source, config: VAEConfig) -> Itera
     for _ in range(config.max_epochs):
         total = 0.0
         for _ in range(batches):
-            noise = source.noise(config.batch_size, vae.dim)
-            loss = _loss(vae, *source.draw(config.batch_size), noise, source.features, config.beta)
+            batch = (*source.draw(config.batch_size), source.noise(config.batch_size, vae.dim))
+            loss = _loss(vae, *batch, config.beta)
             total += loss.item()
             if not math.isfinite(total):
                 break
@@ -144,7 +146,7 @@ def _epochs(vae: StructureAwareVAE, source: _Source, config: VAEConfig) -> Itera
 
 
 def _loss(
-    vae: StructureAwareVAE, instructions: Tensor, chosen: Tensor, noise: Tensor, features: Tensor, beta: float
+    vae: StructureAwareVAE, instructions: Tensor, chosen: Tensor, features: Tensor, noise: Tensor, beta: float
 ) -> Tensor:
     """Reconstruction of both halves + beta * KL, the mean over the batch; ``noise`` (b, d) samples the posterior."""
     mean, log_variance = vae.posterior(instructions, features[chosen.clamp_min(0)], chosen >= 0)

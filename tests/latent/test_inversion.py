@@ -1,5 +1,6 @@
 import hashlib
 import re
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,27 +57,31 @@ POOL = [
     "Report only the final result, rounded to two decimal places.",
     "Restate the problem in your own words before solving it.",
 ]
-HELD_OUT = POOL[6::7]  # seven, one of the shipped seeds among them
+HELD_OUT = POOL[6::9]  # five, one of the shipped seeds among them
 KNOWN = [text for text in POOL if text not in HELD_OUT]
+
+
+ANSWER = Completion("Tidy up the whole calculation and underline the total.")
+SILENCE = Completion("", error="the engine is gone")
 
 
 class WordEncoder:
     """Embeds a text as the sum of one random direction per word: the angle between two texts is what they share."""
 
     def encode(self, texts):
-        return np.array([self._embed(text) for text in texts], np.float32)
+        total = np.array([np.sum([direction(word) for word in words(text)], axis=0) for text in texts])
+        return (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
 
-    def _embed(self, text):
-        directions = [np.random.default_rng(int(hashlib.sha256(word.encode()).hexdigest()[:8], 16)).normal(size=64)
-                      for word in words(text)]
-        total = np.sum(directions, axis=0)
-        return total / np.linalg.norm(total)
+
+@cache
+def direction(word):
+    return np.random.default_rng(int(hashlib.sha256(word.encode()).hexdigest()[:8], 16)).normal(size=64)
 
 
 class Scribe:
     """A model whose every answer is the same; keeps what it was asked."""
 
-    def __init__(self, answer=Completion("Tidy up the whole calculation and underline the total.")):
+    def __init__(self, answer=ANSWER):
         self.answer, self.asked = answer, []
 
     def __call__(self, conversations, samplings):
@@ -92,12 +97,12 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def known():
-    return KNOWN
+    return KNOWN[:16]
 
 
 @pytest.fixture(scope="module")
 def targets(encoder):
-    return encoder.encode(HELD_OUT[:3])
+    return encoder.encode(HELD_OUT[:2])
 
 
 class TestSearchInverter(InverterContract):
@@ -106,17 +111,17 @@ class TestSearchInverter(InverterContract):
     def inverter(cls, encoder):
         return SearchInverter(encoder, Scribe())
 
-    def test_asks_the_model_eight_times_per_target_at_most_and_each_time_with_its_own_seed(self, encoder, targets):
+    def test_asks_the_model_eight_times_per_target_at_most_and_each_time_with_its_own_seed(self, encoder, targets, known):
         scribe = Scribe()
-        SearchInverter(encoder, scribe).invert(targets, KNOWN, seed=5)
+        SearchInverter(encoder, scribe).invert(targets, known, seed=5)
         seeds = [sampling.seed for _, samplings in scribe.asked for sampling in samplings]
         assert len(seeds) == len(set(seeds)) == 8 * len(targets)
-        assert all(conversation[-1]["role"] == "user" for conversations, _ in scribe.asked for conversation in conversations)
+        assert {conversation[-1]["role"] for conversations, _ in scribe.asked for conversation in conversations} == {"user"}
         other = Scribe()
-        SearchInverter(encoder, other).invert(targets, KNOWN, seed=6)
+        SearchInverter(encoder, other).invert(targets, known, seed=6)
         assert not set(seeds) & {sampling.seed for _, samplings in other.asked for sampling in samplings}
 
-    def test_encodes_a_bounded_number_of_batches(self, targets):
+    def test_encodes_a_bounded_number_of_batches(self, targets, known):
         sizes = []
 
         class Counting(WordEncoder):
@@ -124,40 +129,41 @@ class TestSearchInverter(InverterContract):
                 sizes.append(len(texts))
                 return super().encode(texts)
 
-        SearchInverter(Counting(), Scribe()).invert(targets, KNOWN, seed=0)
+        SearchInverter(Counting(), Scribe()).invert(targets, known, seed=0)
         climbs, batches = module.REWRITES + 1, module.ROUNDS
         assert len(sizes) <= 1 + climbs * batches + module.REWRITES
         assert max(sizes[1:]) <= module.WIDTH * len(targets)
 
-    def test_takes_what_the_model_wrote_when_it_is_nearer(self, encoder):
+    def test_takes_what_the_model_wrote_when_it_is_nearer(self, encoder, known):
         answer = "Underline the verbs of the poem."
         target = encoder.encode([answer])
-        assert SearchInverter(encoder, Scribe(Completion(answer))).invert(target, KNOWN, seed=0)[0][0].text == answer
+        assert SearchInverter(encoder, Scribe(Completion(answer))).invert(target, known, seed=0)[0][0].text == answer
 
     @pytest.mark.parametrize("answer", [
-        Completion("", error="timed out"),
+        SILENCE,
         Completion("<|im_start|>Underline the verbs of the poem."),
         Completion("The user wants the verbs of the poem."),
         Completion("Underline the verbs, the verbs of the poem, the verbs."),
         Completion("Underline " + "every single verb of this poem " * 12),
     ])
-    def test_leaves_what_the_model_should_not_have_written(self, encoder, answer):
+    def test_leaves_what_the_model_should_not_have_written(self, encoder, known, answer):
         target = encoder.encode(["Underline the verbs of the poem."])
-        found = SearchInverter(encoder, Scribe(answer)).invert(target, KNOWN, seed=0)[0]
+        found = SearchInverter(encoder, Scribe(answer)).invert(target, known, seed=0)[0]
         assert found and not any(re.search("verb|poem", inversion.text) for inversion in found)
 
     def test_clauses_of_two_known_texts_meet(self, encoder):
-        wanted = "Solve the riddle and count the birds."
+        target = encoder.encode(["Count the birds and solve the riddle."])
         known = ["Solve the riddle.", "Feed the cat and count the birds.", "Write a poem about the sea."]
-        best = SearchInverter(encoder, Scribe(Completion("", error="gone"))).invert(encoder.encode([wanted]), known, 0)[0][0]
-        assert best.text == wanted and best.cosine == pytest.approx(1.0, abs=1e-5)
+        best = SearchInverter(encoder, Scribe(SILENCE)).invert(target, known, seed=0)[0][0]
+        assert best.text == "Count the birds and solve the riddle."
+        assert best.cosine == pytest.approx(1.0, abs=1e-5)
 
-    def test_order_of_the_known_texts_does_not_matter(self, encoder, targets):
+    def test_order_of_the_known_texts_does_not_matter(self, encoder, targets, known):
         inverter = SearchInverter(encoder, Scribe())
-        assert inverter.invert(targets, KNOWN, 0) == inverter.invert(targets, [*KNOWN[::-1], KNOWN[0]], 0)
+        assert inverter.invert(targets, known, 0) == inverter.invert(targets, [*known[::-1], known[0]], 0)
 
-    def test_nothing_known_nothing_written(self, encoder, targets):
-        assert SearchInverter(encoder, Scribe()).invert(targets, [], seed=0) == [[], [], []]
+    def test_nothing_known_nothing_written(self, encoder, targets, known):
+        assert SearchInverter(encoder, Scribe()).invert(targets, [], seed=0) == [[], []]
 
 
 def test_beats_the_nearest_neighbour_on_real_embeddings():
@@ -167,7 +173,7 @@ def test_beats_the_nearest_neighbour_on_real_embeddings():
         pytest.skip(str(error))
     targets = encoder.encode(HELD_OUT)
     nearest = (targets @ encoder.encode(KNOWN).T).max(1)
-    found = SearchInverter(encoder, Scribe(Completion("", error="no model"))).invert(targets, KNOWN, seed=0)
+    found = SearchInverter(encoder, Scribe(SILENCE)).invert(targets, KNOWN, seed=0)
     best = np.array([inversions[0].cosine for inversions in found])
     assert best.mean() > nearest.mean() + 0.08  # measured: see docs/log.md
     assert (best > nearest).mean() >= 0.8
