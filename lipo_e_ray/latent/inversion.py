@@ -15,8 +15,8 @@ from lipo_e_ray.types import Generate, Message, Sampling, digest
 
 BEAM = 8  # texts that are kept, recombined further and given back
 DONORS = 12  # nearest known texts whose clauses are used
-WIDTH = 48  # texts encoded per target and round
-ROUNDS = 5  # rounds of one climb; it ends earlier when the cosine no longer rises
+WIDTH = 64  # texts encoded per target and round
+ROUNDS = 6  # rounds of one climb; it ends earlier when the cosine no longer rises
 MIN_RISE = 1e-3  # in cosine
 REWRITES = 2  # times that the LLM is asked per target, 4 requests each
 MAX_REQUESTS = 4 * REWRITES  # LLM calls that a target can cost
@@ -106,8 +106,7 @@ class SearchInverter:
         climbs = [_Climb(target, known, embeddings, book) for target in np.asarray(targets)]
         self._climb(climbs)
         for turn in range(REWRITES):
-            self._rewrite(climbs, book, seed, turn)
-            self._climb(climbs)
+            self._climb(self._rewrite(climbs, book, seed, turn))
         return [climb.best for climb in climbs]
 
     def _climb(self, climbs: Sequence[_Climb]) -> None:
@@ -120,8 +119,8 @@ class SearchInverter:
             if not active:
                 break
 
-    def _rewrite(self, climbs: Sequence[_Climb], book: Phrasebook, seed: int, turn: int) -> None:
-        """Let the LLM rewrite and merge each target's best texts; a poor answer is a candidate that loses."""
+    def _rewrite(self, climbs: Sequence[_Climb], book: Phrasebook, seed: int, turn: int) -> list[_Climb]:
+        """Let the LLM rewrite and merge each target's best texts; returns the climbs that got one they can use."""
         requests = [climb.requests() for climb in climbs]
         samplings = [
             Sampling(temperature=0.8, top_p=0.95, max_tokens=64,
@@ -129,8 +128,9 @@ class SearchInverter:
             for i, own in enumerate(requests) for j in range(len(own))]
         answers = iter(self._generate([request for own in requests for request in own], samplings))
         texts = [[clean_instruction(next(answers).text) for _ in own] for own in requests]
-        self._learn(climbs, [[text for text in own if text and reads_well(text) and book.instructs(text)]
-                             for own in texts])
+        usable = [[text for text in own if text and reads_well(text) and book.instructs(text)] for own in texts]
+        self._learn(climbs, usable)
+        return [climb for climb, own in zip(climbs, usable, strict=True) if own]
 
     def _learn(self, climbs: Sequence[_Climb], texts: Sequence[Sequence[str]]) -> None:
         """Encode all ``texts`` in one batch and tell each climb of its own."""

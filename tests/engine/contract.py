@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from lipo_e_ray.types import Fingerprints, Sampling, Status
 
-CHATS = [[{"role": "user", "content": "Say hello."}], [{"role": "user", "content": "Name a colour."}]]
+CHATS = [[{"role": "user", "content": text}] for text in ("Say hello.", "Name a colour that you like, and say why.")]
 GREEDY = Sampling(max_tokens=8)
 HOT = Sampling(temperature=1.0, max_tokens=8, seed=1)
 
 
 class EngineContract:
+    deterministic = True  # whether the same request always gets the same text
+
     def evaluate(self, engine, prompt, examples):
         return self.wait(engine.evaluate(prompt, examples))
 
@@ -46,9 +48,12 @@ class EngineContract:
     def test_one_text_per_conversation_in_their_order(self, engine):
         first, second = self.wait(engine.generate(CHATS, [GREEDY, GREEDY]))
         assert first.text and second.text and not first.error and not second.error
-        assert [c.text for c in self.wait(engine.generate(CHATS[::-1], [GREEDY] * 2))] == [second.text, first.text]
+        reverse = self.wait(engine.generate(CHATS[::-1], [GREEDY, GREEDY]))
+        assert [c.prompt_tokens for c in reverse] == [second.prompt_tokens, first.prompt_tokens]
+        assert first.prompt_tokens < second.prompt_tokens
 
     def test_each_conversation_has_its_own_seed(self, engine):
         samplings = [HOT, replace(HOT, seed=2), HOT]
         first, other, again = self.wait(engine.generate([CHATS[0]] * 3, samplings))
-        assert first.text == again.text != other.text
+        assert first.text != other.text
+        assert first.text == again.text or not self.deterministic

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from inverter_contract import InverterContract
 
 from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
@@ -111,12 +112,12 @@ class TestSearchInverter(InverterContract):
     def inverter(cls, encoder):
         return SearchInverter(encoder, Scribe())
 
-    def test_asks_the_model_eight_times_per_target_at_most_and_each_time_with_its_own_seed(self, encoder, targets, known):
+    def test_asks_the_model_eight_times_per_target_each_with_its_own_seed(self, encoder, targets, known):
         scribe = Scribe()
         SearchInverter(encoder, scribe).invert(targets, known, seed=5)
         seeds = [sampling.seed for _, samplings in scribe.asked for sampling in samplings]
         assert len(seeds) == len(set(seeds)) == 8 * len(targets)
-        assert {conversation[-1]["role"] for conversations, _ in scribe.asked for conversation in conversations} == {"user"}
+        assert all(asked[-1]["role"] == "user" for conversations, _ in scribe.asked for asked in conversations)
         other = Scribe()
         SearchInverter(encoder, other).invert(targets, known, seed=6)
         assert not set(seeds) & {sampling.seed for _, samplings in other.asked for sampling in samplings}
@@ -166,7 +167,16 @@ class TestSearchInverter(InverterContract):
         assert SearchInverter(encoder, Scribe()).invert(targets, [], seed=0) == [[], []]
 
 
-def test_beats_the_nearest_neighbour_on_real_embeddings():
+@pytest.fixture
+def one_thread():
+    """Two threads that wait for each other on a busy machine are many times slower than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_beats_the_nearest_neighbour_on_real_embeddings(one_thread):
     try:
         encoder = TextEncoder(resolve_encoder(ENCODER))
     except InputError as error:

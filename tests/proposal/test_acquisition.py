@@ -57,7 +57,7 @@ def test_greedy_batch_conditions_as_a_gp_does():
     """Against botorch: fantasise each pick at its posterior mean, with its noise, and evaluate LogEI anew."""
     generator = torch.Generator().manual_seed(3)
     x, candidates = (torch.rand(count, 2, dtype=D, generator=generator) for count in (8, 30))
-    y, noise = torch.sin(5 * x.sum(-1, keepdim=True)), 0.01
+    y, noise = torch.sin(5 * x.sum(-1, keepdim=True)), 0.3
     kernel = ScaleKernel(MaternKernel(nu=2.5)).double()
     kernel.base_kernel.lengthscale = 0.4
     model = SingleTaskGP(x, y, torch.full_like(y, noise), covar_module=kernel, outcome_transform=None).eval()
@@ -77,6 +77,7 @@ def test_greedy_batch_conditions_as_a_gp_does():
     assert picks == expected
     assert picks != torch.topk(log_ei(mean, covariance.diagonal().sqrt(), best), 5).indices.tolist()
     assert greedy_batch(mean, covariance, noise, best, 3, pending=picks[:2]) == picks[2:]
+    assert picks != greedy_batch(mean, covariance, 1e-9, best, 5)
 
 
 def test_greedy_batch_spreads_over_twins():

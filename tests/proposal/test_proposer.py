@@ -90,6 +90,9 @@ def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):
     proposer = make_proposer(known=known, max_exemplars=0)
     assert len(proposer.propose("hyperband", 0, 6, observed)) == 3
     assert "expected 6 new prompts, found 3" in caplog.text
+    unanswered = [(Prompt(text), Observation(Prompt(text).id, 0, 0)) for text in list(known)[5:7]]
+    (last,) = proposer.propose("hyperband", 0, 6, [*observed, *unanswered])
+    assert last.prompt == Prompt(list(known)[7])
 
 
 def test_no_instruction_is_refused():
