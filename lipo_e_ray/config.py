@@ -140,11 +140,10 @@ class InvBOConfig:
 
     iterations: int = 50
     q: int = 4
-    beam: int = 8
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "iterations")
-        _at_least(self, 1, "q", "beam")
+        _at_least(self, 1, "q")
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,10 @@ def test_an_instruction_in_no_input_was_written_and_evaluated(finished):
     assert any(text.split(".")[0] in page for text in new)
 
 
-def test_the_same_command_again_pays_nothing_and_starts_no_engine(finished, capsys):
+def test_the_same_command_again_pays_nothing_and_starts_no_engine(finished, capsys, monkeypatch):
     before, answers = proposals(finished), outcomes(finished)
-    run(finished, no_engine)
+    monkeypatch.chdir(finished.parent)  # as a user names it
+    run(Path(finished.name), no_engine)
     assert (proposals(finished), outcomes(finished)) == (before, answers)
     assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy: baseline ")
 

@@ -16,28 +16,32 @@ from lipo_e_ray.types import Generate, Message, Sampling, Task, digest
 
 MIN_WORDS, MAX_WORDS = 3, 60
 ATTEMPTS = 8  # calls per instruction asked for, at most
-TOP_P, MAX_TOKENS = 0.9, 64
-DEMONSTRATIONS = 3  # other tasks shown per request
+TOP_P, MAX_TOKENS = 0.7, 64
+DEMONSTRATIONS = 4  # other tasks shown per request
 
-# Other tasks: two solved examples and their instruction. None is like a task one would optimise for.
+# Other tasks: two solved examples and their instruction. Small models copy the style of these instructions, so they say
+# how to go about it, each in its own way.
 _OTHER_TASKS = (
-    ((("happy", "sad"), ("early", "late")), "Write the word that means the opposite of the given word."),
-    ((("Good morning!", "Bonjour !"), ("Where is the cat?", "Où est le chat ?")),
-     "Translate the sentence into French. Give only the translation."),
-    ((("I loved every minute of this film.", "positive"), ("The food was cold and the waiter rude.", "negative")),
-     "Read the review carefully and decide whether it is positive or negative. Answer with one word."),
-    ((("apple, rose, cherry", "rose. It is a flower, the others are fruits."),
-      ("chair, table, horse", "horse. It is an animal, the others are furniture.")),
-     "Find the word that does not belong with the others, then explain your choice in one short sentence."),
-    ((("banana", "b-a-n-a-n-a: a, a, a. Vowels: 3"), ("window", "w-i-n-d-o-w: i, o. Vowels: 2")),
-     "Spell the word, list its vowels one by one, and finish with how many there are."),
     ((("5 km", "5 km * 1000 = 5000 m"), ("12 km", "12 km * 1000 = 12000 m")),
      "Convert the distance to metres. Show the multiplication first and end with the result."),
     ((("Ana is older than Ben. Ben is older than Cy. Who is oldest?", "Ana > Ben > Cy, so Ana."),
       ("Dan sits left of Eva. Eva sits left of Flo. Who is in the middle?", "Dan, Eva, Flo, so Eva.")),
      "Think about the clues step by step, put the people in order, and then name the right person."),
-    ((("the dog bark at night", "The dog barks at night."), ("she have two brother", "She has two brothers.")),
-     "Correct all mistakes in the sentence and write it again."),
+    ((("banana", "b-a-n-a-n-a: a, a, a. Vowels: 3"), ("window", "w-i-n-d-o-w: i, o. Vowels: 2")),
+     "Spell the word, list its vowels one by one, and finish with how many there are."),
+    ((("I loved every minute of this film.", "loved. Positive"), ("The waiter was rude.", "rude. Negative")),
+     "Read the review carefully. Name the word that shows the feeling, then decide what the feeling is."),
+    ((("What day comes three days after Monday?", "Tuesday, Wednesday, Thursday. Thursday"),
+      ("What day comes two days after Saturday?", "Sunday, Monday. Monday")),
+     "You are good with calendars. Count forward one day at a time and write the final day at the end."),
+    ((("apple, rose, cherry", "rose. It is a flower, the others are fruits."),
+      ("chair, table, horse", "horse. It is an animal, the others are furniture.")),
+     "Find what does not belong with the others, and explain your choice in one short sentence."),
+    ((("Mia left her umbrella on the bus. Where is it?", "Mia left it on the bus, so it is on the bus."),
+      ("Tim ate before he slept. What did he do first?", "Tim ate, then he slept, so he ate first.")),
+     "Answer the question about the story. First repeat the fact that matters, then draw the conclusion from it."),
+    ((("pear, fig, kiwi", "fig, kiwi, pear"), ("west, east, north", "east, north, west")),
+     "Put the words in the order of the alphabet, and check the order before you answer."),
 )
 _ASKS = (
     "What was the instruction?",
@@ -55,7 +59,7 @@ _LABEL = re.compile(
     r"(?: (?:was|were|is|are|given was))?\s*(?:to the \w+ )?[:\-]\s*", re.IGNORECASE)
 _LIST_MARKER = re.compile(r"^(?:[-*•\u2013]|\(?\d{1,2}[.):]|\(?[a-z][.)])\s+", re.IGNORECASE)
 _NOT_AN_INSTRUCTION = re.compile(
-    r"^(?:(?:i|i'm|i am|i've|we|he|she|they|it|this|sorry|sure|certainly|yes|no|as an ai|here)\b"
+    r"^(?:(?:i|i'm|i am|i've|we|he|she|they|it|this|sorry|sure|certainly|yes|no|as an ai|here|there)\b"
     r"|(?:question|answer|input):)", re.IGNORECASE)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
@@ -65,9 +69,11 @@ def generate_instructions(generate: Generate, task: Task, config: APEConfig, see
 
     Each request shows ``config.examples_per_request`` solved pool examples and has a seed of its own, so the result
     follows from ``seed`` and the model's answers. Fewer come back when ``ATTEMPTS`` times as many calls did not give
-    enough. Distinct, also from the shipped seeds, means: not equal without case, punctuation and space.
+    enough. Distinct, also from the shipped seeds and from what the request shows, means: not equal without case,
+    punctuation and space.
     """
-    seen = {identity(text) for text in SEED_INSTRUCTIONS}
+    shown = [instruction for _, instruction in _OTHER_TASKS]
+    seen = {identity(text) for text in (*SEED_INSTRUCTIONS, *shown)}
     instructions: list[str] = []
     asked = 0
     while (missing := config.num_instructions - len(instructions)) > 0 and asked < ATTEMPTS * config.num_instructions:
@@ -88,14 +94,15 @@ def identity(text: str) -> str:
 
 
 def _request(task: Task, config: APEConfig, seed: int, number: int) -> tuple[list[Message], Sampling]:
-    request_seed = int(digest("ape", str(seed), str(number))[:8], 16) >> 1
-    rng = random.Random(request_seed)
-    ask = rng.choice(_ASKS)
+    # Few different beginnings, so that the engine's prefix cache holds them.
+    ask = _ASKS[number % len(_ASKS)]
     messages: list[Message] = []
-    for pairs, instruction in rng.sample(_OTHER_TASKS, DEMONSTRATIONS):
+    for i in range(DEMONSTRATIONS):
+        pairs, instruction = _OTHER_TASKS[(number + i) % len(_OTHER_TASKS)]
         messages.append({"role": "user", "content": _show(pairs, ask)})
         messages.append({"role": "assistant", "content": instruction})
-    examples = rng.sample(task.pool, min(config.examples_per_request, len(task.pool)))
+    request_seed = int(digest("ape", str(seed), str(number))[:8], 16) >> 1  # 31 bits
+    examples = random.Random(request_seed).sample(task.pool, min(config.examples_per_request, len(task.pool)))
     messages.append({"role": "user", "content": _show([(e.question, e.answer) for e in examples], ask)})
     return messages, Sampling(config.temperature, TOP_P, MAX_TOKENS, seed=request_seed)
 
@@ -150,6 +157,7 @@ def _reads_as_instruction(text: str) -> bool:
         and text.isprintable()
         and letters >= 0.9 * len(text)
         and not text.endswith("?")
+        and text.count('"') % 2 == 0
         and len(re.findall(r"\d+", text)) < 2  # two numbers: it retells an example instead of naming the task
         and not any(pattern.search(text) for pattern in (_CONTROL, _MARKUP, _SOLVED, _NOT_AN_INSTRUCTION))
     )

@@ -7,6 +7,7 @@ the padding is never read. ``h`` is the hidden width, ``i`` the number of induci
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -35,14 +36,9 @@ class MAB(nn.Module):
 
     def _attend(self, queries: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (self._split(t) for t in (self.query(queries), self.key(elements), self.value(elements)))
-        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (b, heads, n, k)
-        if mask is None:
-            weights = scores.softmax(-1)
-        else:
-            seen = mask[:, None, None, :]
-            # The most negative number, not -inf: a softmax over nothing but -inf is NaN, and so is its gradient.
-            weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen
-        return (weights @ v).transpose(1, 2).flatten(2)
+        # A query that sees no element gets zeros here, in value and in gradient; a plain softmax would give NaN.
+        seen = None if mask is None else mask[:, None, None, :]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
 
     def _split(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,8 +1,9 @@
 """``JointPromptGP``: the error rate of a prompt as a Gaussian process over its refined latent z = [z_inst || z_ex].
 
 Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An instruction and an exemplar set must both
-be similar for two prompts to be: the product says so. Targets are smoothed error rates with the known variance of each
-(``surrogate/noise.py``), so prompts of every fidelity take part and a higher fidelity counts for more.
+be similar for two prompts to be: the product says so. Targets are error rates with the variance of each, known from
+its counts and a Beta prior (``surrogate/noise.py``), so prompts of every fidelity take part and a higher one counts for
+more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
-from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, smoothed
+from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, measured
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class JointPromptGP:
         are none) and logs a warning.
         """
         self.prior = fit_prior(errors, evaluated)
-        mean, variance = (torch.from_numpy(values)[:, None] for values in smoothed(errors, evaluated, self.prior))
+        mean, variance = (torch.from_numpy(values)[:, None] for values in measured(errors, evaluated, self.prior))
         if z.shape[0] != mean.shape[0]:
             raise ValueError(f"expected one latent per count, got {z.shape[0]} latents and {mean.shape[0]} counts")
         self.model = self._build(z.detach().double(), mean, variance)

@@ -77,6 +77,17 @@ def smoothed(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple
     return mean, mean * (1.0 - mean) / (total + 1.0)
 
 
+def measured(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple[NDArray, NDArray]:
+    """What a GP is fitted on: error rates k / b and their sampling variances p (1 - p) / b, both (m,) float64.
+
+    p is the smoothed rate, so a prompt with no error or nothing but errors has noise too. The rate itself is not
+    smoothed: the GP shrinks it by that noise, and shrinking twice made it too sure (see docs/log.md).
+    """
+    k, b = _counts(errors, evaluated)
+    p, _ = smoothed(errors, evaluated, prior)
+    return k / b, p * (1.0 - p) / b
+
+
 def _counts(errors: ArrayLike, evaluated: ArrayLike) -> tuple[NDArray, NDArray]:
     k, b = np.asarray(errors), np.asarray(evaluated)
     if k.shape != b.shape or k.ndim != 1:

@@ -69,7 +69,7 @@ def tune_search(
     trials: dict[str, Trial] = {}
     searcher = ProposalSearcher(walk, bo_actor, trials, concurrency, lambda: on_event(hyperband.snapshot()))
     trainable = tune.with_resources(tune.with_parameters(PromptTrial, service=service), {"cpu": TRIAL_CPUS})
-    with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage) as folder:
+    with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

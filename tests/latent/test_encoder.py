@@ -21,7 +21,7 @@ def tiny_model(tmp_path_factory):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     root = tmp_path_factory.mktemp("encoder")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] solve the problem answer step by question .".split()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "solve", "the", "problem", "answer", "step", "question"]
     (root / "vocab.txt").write_text("\n".join(words))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

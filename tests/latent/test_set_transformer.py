@@ -46,7 +46,10 @@ def test_a_query_that_sees_only_padding_receives_nothing(elements, mask):
     block = MAB(HIDDEN, HEADS)
     queries = torch.randn(3, 2, HIDDEN)
     hidden = block.norm_attention(queries[2] + block.out.bias)
-    torch.testing.assert_close(block(queries, elements, mask)[2], block.norm_out(hidden + block.feed_forward(hidden)))
+    attended = block(queries, elements, mask)
+    torch.testing.assert_close(attended[2], block.norm_out(hidden + block.feed_forward(hidden)))
+    attended.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
 
 
 @pytest.mark.parametrize("block", [lambda: ISAB(HIDDEN, HEADS, 3), lambda: PMA(HIDDEN, HEADS)], ids=["ISAB", "PMA"])

@@ -86,7 +86,7 @@ def test_early_stopping_gives_back_the_best_weights(embeddings, monkeypatch):
 
 
 @pytest.mark.parametrize("good_epochs", [0, 2])
-def test_a_loss_that_is_not_finite_ends_training_with_the_last_good_weights(embeddings, monkeypatch, caplog, good_epochs):
+def test_a_loss_that_is_not_finite_ends_with_the_last_good_weights(embeddings, monkeypatch, caplog, good_epochs):
     real, calls = training._loss, []
 
     def fails_later(*batch):

@@ -7,7 +7,7 @@ from botorch.exceptions.errors import ModelFittingError
 
 from benchmarks.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
-from lipo_e_ray.surrogate.noise import fit_prior, smoothed
+from lipo_e_ray.surrogate.noise import fit_prior, measured
 
 M = 120
 Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
@@ -40,7 +40,7 @@ def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
     gp = JointPromptGP(16)
     for m in (20, 50, 30):
         gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
-        _, variance = smoothed(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
+        _, variance = measured(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
         noise = gp.model.likelihood.noise * gp.model.outcome_transform.stdvs.squeeze() ** 2
         assert noise.shape == (m,) == gp.model.train_targets.shape
         np.testing.assert_allclose(noise, variance, rtol=1e-9)

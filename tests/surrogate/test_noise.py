@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, fit_prior, smoothed
+from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, fit_prior, measured, smoothed
 
 
 def test_smoothed_against_hand_computed_numbers():
@@ -9,6 +9,13 @@ def test_smoothed_against_hand_computed_numbers():
     mean, variance = smoothed([3, 0], [10, 32], BetaPrior(2.0, 6.0))
     assert mean == pytest.approx([5 / 18, 0.05], rel=1e-14)
     assert variance == pytest.approx([65 / 324 / 19, 0.0475 / 41], rel=1e-14)
+
+
+def test_measured_against_hand_computed_numbers():
+    # prior (1, 3): p = (0 + 1) / (8 + 4) = 1/12 and (6 + 1) / (12 + 4) = 7/16
+    rate, variance = measured([0, 6], [8, 12], BetaPrior(1.0, 3.0))
+    np.testing.assert_allclose(rate, [0.0, 0.5])
+    np.testing.assert_allclose(variance, [1 / 12 * 11 / 12 / 8, 7 / 16 * 9 / 16 / 12])
 
 
 def test_prior_against_hand_computed_numbers():
