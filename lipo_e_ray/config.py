@@ -102,6 +102,8 @@ class VAEConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", "max_epochs", "patience", "batch_size",
                   "training_sets")
+        _require(self.hidden % self.heads == 0,
+                 f"VAEConfig: expected hidden to be a multiple of heads, got {self.hidden} and {self.heads}")
 
 
 @dataclass(frozen=True)

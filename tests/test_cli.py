@@ -102,4 +102,5 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert all(name in capsys.readouterr().out for name in ("run", "plan", "resume", "report", "evaluate"))
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in ("run", "plan", "resume", "report", "evaluate"))

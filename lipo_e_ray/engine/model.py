@@ -128,5 +128,6 @@ class ChatTokenizer:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type: for messages of one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's text that says something, or its type: for messages of one line."""
+    lines = (re.sub(r" \[type=.*", "", line).strip() for line in str(error).splitlines())  # pydantic's appendix
+    return next((line for line in lines if line and "validation error for" not in line), type(error).__name__)

@@ -76,7 +76,7 @@ class VLLMEngine:
         self._metric = metric
         self._fingerprints = fingerprints(model)
         self._chat = ChatTokenizer(model)
-        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile("a+", errors="replace")  # noqa: SIM115
         self._guard = start_guard(self._log)
         try:
             self._llm: AsyncLLM | None = _load(model, self._log)
@@ -163,8 +163,8 @@ def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
     try:
         with output_to(log):
             return _async_llm(model)
-    except (OSError, ValueError, RuntimeError) as error:
-        cause = root_cause(log) or first_line(error)
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        cause = (isinstance(error, RuntimeError) and root_cause(log)) or first_line(error)
         kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
         raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
 

@@ -151,10 +151,8 @@ def _loss(
     """Reconstruction of both halves + beta * KL, the mean over the batch; ``noise`` (b, d) samples the posterior."""
     mean, log_variance = vae.posterior(instructions, features[chosen.clamp_min(0)], chosen >= 0)
     z = vae.refine(mean + noise * (0.5 * log_variance).exp())
-    instruction, exemplars, presence = vae.reconstruction(z, instructions, chosen, features)
-    # Large sets have the larger errors and would be all the gradient there is: sqrt evens it out (see docs/log.md).
-    weight = (SLOTS / (chosen >= 0).sum(-1).clamp_min(1)).sqrt()
-    return (instruction + weight * exemplars + presence + beta * kl_divergence(mean, log_variance)).mean()
+    reconstruction = vae.reconstruction(z, instructions, chosen, features).total
+    return (reconstruction + beta * kl_divergence(mean, log_variance)).mean()
 
 
 def fit_latent(

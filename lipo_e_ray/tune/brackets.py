@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.types import InputError, Stage
 
+SEEDS_START = 64  # examples: on 16, the best of the demo's twelve seeds was out in the first rung
 SEEDS_SHARE = 0.25  # of a call budget: the baseline's race starts low enough on the ladder to cost no more, if it can
 
 
@@ -79,9 +80,10 @@ def hyperband_brackets(n: int, b_min: int, eta: int, first_index: int = 0) -> li
 
 
 def _seeds_bracket(ladder: tuple[int, ...], seeds: int, eta: int, budget: float) -> Bracket:
-    """Race ``seeds`` (1 or more) prompts down to the last two, so that the baseline is the better of two full scores.
+    """Race ``seeds`` (1 or more) prompts to the top, at least two of them, so that the baseline is a fair one.
 
-    It starts as high on the ladder as the halving needs, and lower only where ``budget`` demands it.
+    It starts where the halving can end with two, but not on fewer than ``SEEDS_START`` examples: a good seed lost early
+    would flatter the search. It starts lower only where ``budget`` demands it.
     """
     def from_rung(start: int) -> Bracket:
         rungs = tuple(Rung(seeds if i == 0 else max(min(2, seeds), seeds // eta**i), fidelity)
@@ -89,7 +91,8 @@ def _seeds_bracket(ladder: tuple[int, ...], seeds: int, eta: int, budget: float)
         return Bracket(0, "seeds", len(rungs) - 1, rungs)
 
     start = len(ladder) - 1
-    while start > 0 and (from_rung(start).rungs[-1].size > 2 or from_rung(start).cost() > budget):
+    while start > 0 and (from_rung(start).cost() > budget or (
+            from_rung(start).rungs[-1].size > 2 and ladder[start - 1] >= SEEDS_START)):
         start -= 1
     return from_rung(start)
 
@@ -102,7 +105,9 @@ def plan_brackets(config: RunConfig, validation: int, seeds: int) -> list[Bracke
     """
     eta = config.hyperband.eta
     ladder = fidelities(validation, config.hyperband.b_min, eta)
-    budget = SEEDS_SHARE * config.max_llm_calls if config.max_llm_calls else float("inf")
+    budget = 2.0 * len(ladder) * validation  # two brackets of Hyperband
+    if config.max_llm_calls:
+        budget = min(budget, SEEDS_SHARE * config.max_llm_calls)
     brackets = [_seeds_bracket(ladder, seeds, eta, budget)]
     brackets += hyperband_brackets(validation, config.hyperband.b_min, eta, first_index=1)
     rungs = tuple(Rung(max(1, config.invbo.q // eta**i), fidelity) for i, fidelity in enumerate(ladder))

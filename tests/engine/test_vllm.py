@@ -160,3 +160,9 @@ def test_what_does_not_load_is_said_in_one_line(monkeypatch, text, kind, capfd):
         VLLMEngine(MODEL, numeric)
     assert str(error.value) == f"model 'smollm2-135m' cannot be loaded: {text}"
     assert capfd.readouterr() == ("", "")
+
+
+def test_vllms_own_checks_are_said_in_one_line():
+    with pytest.raises(InputError, match=r"cannot be loaded: .*max_model_len \(9999\) is greater than") as error:
+        VLLMEngine(ModelConfig(name="smollm2-135m", max_model_len=9999), numeric)
+    assert len(str(error.value).splitlines()) == 1
