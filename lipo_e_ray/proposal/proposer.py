@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Observed = Sequence[tuple[Prompt, Observation]]
-MIN_OBSERVED = 4  # prompts, before a surrogate says more than chance
+MIN_OBSERVED = 4  # prompts, before a surrogate says more than chance; with exemplars, if the run may use any: after the
+# seeds' race a GP has seen no exemplar, proposes none either, and Hyperband's widest bracket is lost
 
 
 class Proposer:
@@ -64,7 +65,7 @@ class Proposer:
         if stage == "seeds":
             seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
             proposals = self._describe([seed for seed in seeds if seed.id not in taken][:n], stage, bracket)
-        elif len(rows) < MIN_OBSERVED:
+        elif sum(bool(prompt.exemplars) or not self._config.max_exemplars for prompt, _ in rows) < MIN_OBSERVED:
             prompts = random_prompts(tuple(self._sources), self._pool, n, rng, taken)
             proposals = self._describe(prompts, stage, bracket)
         else:

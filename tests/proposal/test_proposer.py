@@ -39,6 +39,13 @@ def test_without_observations_a_batch_is_random():
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
 
 
+def test_seeds_alone_teach_nothing_about_exemplars_and_a_batch_is_random():
+    seeds = [(Prompt(text), Observation(Prompt(text).id, 5, 10)) for text in list(KNOWN)[:6]]
+    proposals = make_proposer().propose("hyperband", 1, 20, seeds)
+    assert all("mean" not in p.info for p in proposals)
+    assert len({len(p.prompt.exemplars) for p in proposals}) > 2
+
+
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])
 class TestBatch:
     def test_is_distinct_and_new(self, stage):
