@@ -103,7 +103,8 @@ class _Job:
         engines = EnginesConfig(count=max(gpus, 1), num_gpus=1 - BO_GPU_SHARE if gpus else 0,
                                 in_flight=self._config.model.max_num_seqs)
         spec = self._inputs.engine
-        service = start_service(self._folder.ledger_file, self._inputs.task, spec.fingerprints, spec.make, engines)
+        ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
+        service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
         try:
             yield service
         finally:
