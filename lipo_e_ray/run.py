@@ -28,7 +28,7 @@ from lipo_e_ray.results.display import Display, Snapshot
 from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.results.report import best_prompt_document, final_line, write_report
 from lipo_e_ray.rundir import RunFolder
-from lipo_e_ray.session import ray_session, sigterm_is_ctrl_c
+from lipo_e_ray.session import ray_session, signals_interrupt
 from lipo_e_ray.tune.hyperband import Hyperband, plan_brackets
 from lipo_e_ray.tune.runner import start_bo_actor, tune_search
 from lipo_e_ray.types import Completion, InputError, InstructionSource, Message, Sampling
@@ -47,7 +47,7 @@ def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | No
         display.say(f"task {config.task.name}, model {config.model.name}: loading and checking")
         inputs = load_inputs(config, engine)
         try:
-            with folder.claim(config), sigterm_is_ctrl_c(), ray_session():
+            with folder.claim(config), signals_interrupt(), ray_session():
                 records = _Job(config, folder, inputs, display).run()
         except KeyboardInterrupt:
             display.say(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}")
@@ -63,7 +63,7 @@ def evaluate_best(folder: RunFolder, split: str) -> None:
         raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
     with Display() as display:
         inputs = load_inputs(config)
-        with folder.claim(config), sigterm_is_ctrl_c(), ray_session():
+        with folder.claim(config), signals_interrupt(), ray_session():
             job = _Job(config, folder, inputs, display)
             with job.service() as service:
                 counts = result(service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split))))
@@ -134,6 +134,7 @@ class _Job:
         on_gpu = any(node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
         bo_actor = start_bo_actor(_ProposerRecipe(config, self._inputs, instructions, self._folder, service), service,
                                   gpus=BO_GPU_SHARE if on_gpu else 0.0)
+        self._display.say(f"preparing the search over {len(instructions)} instructions (trains the VAE)")
         with _Watch(self._display, service, hyperband) as watch:
             tune_search(hyperband, service, bo_actor, config.concurrency, self._folder.path, watch.moved)
         ray.kill(bo_actor)

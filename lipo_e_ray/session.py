@@ -41,8 +41,11 @@ def ray_session() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """``ray job stop`` and schedulers send SIGTERM, and SIGKILL soon after: use the time to say how to go on."""
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGINT raise ``KeyboardInterrupt`` in the block, even where a shell had them ignored.
+
+    ``ray job stop`` and schedulers send SIGTERM, and SIGKILL soon after: use the time to say how to go on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,8 +53,9 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

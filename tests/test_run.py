@@ -57,7 +57,10 @@ from lipo_e_ray.run import run_search_job
 from lipo_e_ray.rundir import RunFolder
 config, folder, latency = from_dict(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])), float(sys.argv[3])
 make = partial(SimulatedEngine, 0, Latency(1e9, 1 / latency, 64) if latency else None)
-run_search_job(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
+try:
+    run_search_job(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
@@ -141,7 +144,7 @@ def test_same_seed_and_same_outcomes_give_the_same_proposals(finished, tmp_path)
 def test_another_seed_gives_other_proposals(finished, tmp_path):
     run(tmp_path / "other", config=replace(CONFIG, seed=1, invbo=InvBOConfig(iterations=0)))
     known = {row[2] for row in proposals(finished)}
-    assert sum(row[2] not in known for row in proposals(tmp_path / "other")) > 10
+    assert sum(row[2] not in known for row in proposals(tmp_path / "other")) > 5
 
 
 def test_the_call_budget_is_never_exceeded(tmp_path, ray_cluster):
@@ -165,6 +168,7 @@ def test_an_interrupted_run_continues_and_repeats_no_call(finished, tmp_path, ho
     first.send_signal(how)
     said, _ = first.communicate(timeout=60)
     if how is signal.SIGINT:
+        assert first.returncode == 130
         assert f"lipo-e-ray resume {folder}" in said and "Traceback" not in said
     paid = rows(folder, "SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")
     assert wanted <= len(paid) < len(outcomes(finished))

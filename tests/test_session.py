@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lipo_e_ray.session import sigterm_is_ctrl_c
+from lipo_e_ray.session import signals_interrupt
 
 SCRIPT = """
 import os
@@ -19,11 +19,15 @@ print(os.path.exists(path), ray.is_initialized())
 """
 
 
-def test_sigterm_interrupts_and_is_given_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), sigterm_is_ctrl_c():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_interrupt_and_handlers_are_given_back(number):
+    before = signal.signal(number, signal.SIG_IGN)  # as a shell does for a job in the background
+    try:
+        with pytest.raises(KeyboardInterrupt), signals_interrupt():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_private_cluster_with_a_token_only_its_owner_reads():

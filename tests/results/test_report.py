@@ -88,8 +88,8 @@ def test_final_line(records):
 
 def test_best_prompt_document_is_ready_to_send(records):
     document = json.loads(json.dumps(best_prompt_document(records)))
-    assert [m["role"] for m in document["messages"]] == ["system", *["user", "assistant"] * 3, "user"]
-    assert document["messages"][-1]["content"] == "{question}"
+    assert [m["role"] for m in document["messages"]] == [*["user", "assistant"] * 3, "user"]
+    assert document["messages"][-1]["content"] == "By the model.\n\n{question}"
     assert document["validation"] == {"correct": 5, "n": 8, "accuracy": 0.625, "fidelity": 8,
                                       "interval_95": pytest.approx([0.3057, 0.8632], abs=1e-4)}
     assert (document["test"]["correct"], document["baseline_test"]["correct"]) == (8, 3)

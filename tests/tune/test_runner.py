@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from lipo_e_ray.search import run_search
+from lipo_e_ray.session import signals_interrupt
 from lipo_e_ray.tune import runner
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
 from lipo_e_ray.types import EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
@@ -170,7 +171,7 @@ def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):
         with suppress(RuntimeError):  # started already
             timer.start()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
         search(Hyperband(brackets(), seed=3), service("hang"), tmp_path, on_event=on_event)
     assert time.monotonic() - interrupted[0] < 5
     assert list(tmp_path.iterdir()) == []
