@@ -17,8 +17,8 @@ from lipo_e_ray.tune.hyperband import plan_brackets
 from lipo_e_ray.types import Prompt
 
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
-APE_YIELD = 0.6  # distinct instructions per answer: 0.5 to 0.9 with the embedded model
-CPU_RATE = 8.0  # calls/s of the embedded model on 2 cores (docs/log.md)
+APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
+CPU_RATE = 8.0  # calls/s of a whole demo run, start included, on 2 cores (docs/log.md)
 
 
 @dataclass(frozen=True)
