@@ -35,11 +35,17 @@ Iterations = Annotated[int | None, typer.Option("--iterations", help="InvBO iter
 UseApe = Annotated[bool, typer.Option("--use-ape/--no-use-ape", help="Let the LLM write instructions.")]
 Instructions = Annotated[Path | None, typer.Option("--instructions", help="Your own instructions, one a line.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Engines = Annotated[int, typer.Option(help="vLLM engines; 0: one per GPU that the cluster has or gets.")]
+TensorParallel = Annotated[int, typer.Option("--tensor-parallel", help="GPUs per engine.")]
+Address = Annotated[str | None, typer.Option(help=(
+    "The Ray to run on. local: one of its own; auto: the one running here; host:port, from a node of that cluster; "
+    "ray://host:port, from anywhere. Default: RAY_ADDRESS, else local."))]
 
 
 def configure(
     profile: str, task: str | None, model: str | None, seed: int, max_llm_calls: int, qa_pool_size: int | None,
     ape_num_instructions: int | None, iterations: int | None, use_ape: bool, instructions: Path | None,
+    engines: int = 0, tensor_parallel: int = 1,
 ) -> RunConfig:
     """The profile with what the flags change. Raises ``InputError``."""
     if profile not in PROFILES:
@@ -47,10 +53,10 @@ def configure(
     base = PROFILES[profile]
     given = {"name": task, "pool_size": qa_pool_size}
     return replace(
-        base, seed=seed, max_llm_calls=max_llm_calls,
+        base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,
         instructions_file=str(instructions.resolve()) if instructions else "",
         task=replace(base.task, **{key: value for key, value in given.items() if value is not None}),
-        model=replace(base.model, name=model) if model else base.model,
+        model=replace(base.model, name=model or base.model.name, tensor_parallel=tensor_parallel),
         ape=replace(base.ape, use=use_ape, num_instructions=ape_num_instructions or base.ape.num_instructions),
         invbo=base.invbo if iterations is None else replace(base.invbo, iterations=iterations),
     )
@@ -66,16 +72,18 @@ def default_output(config: RunConfig) -> Path:
 def run(
     profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
     qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
-    use_ape: UseApe = True, instructions: Instructions = None,
+    use_ape: UseApe = True, instructions: Instructions = None, engines: Engines = 0,
+    tensor_parallel: TensorParallel = 1, address: Address = None,
     output: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-MODEL-seedN.")] = None,
 ) -> None:
     """Search for the best prompt; the same command again continues where it stopped."""
-    from lipo_e_ray.run import run_search_job  # torch and Ray load only when there is something to run
-
     config = configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
-                       use_ape, instructions)
-    check_install()
-    run_search_job(config, RunFolder(output or default_output(config)))
+                       use_ape, instructions, engines, tensor_parallel)
+    folder = output or default_output(config)
+    here = _enter(address, folder, "resume", config=config)  # `run` on the cluster: the folder there has the config
+    from lipo_e_ray.run import run_search_job
+
+    run_search_job(config, RunFolder(folder), address=here)
 
 
 @app.command()
@@ -93,12 +101,12 @@ def plan(
 
 
 @app.command()
-def resume(folder: Folder) -> None:
+def resume(folder: Folder, address: Address = None) -> None:
     """Continue an interrupted run; no LLM call that was answered is made again."""
+    here = _enter(address, folder, "resume")
     from lipo_e_ray.run import run_search_job
 
-    check_install()
-    run_search_job(RunFolder(folder).load_config(), RunFolder(folder))
+    run_search_job(RunFolder(folder).load_config(), RunFolder(folder), address=here)
 
 
 @app.command()
@@ -112,22 +120,40 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def evaluate(
-    folder: Folder, split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    folder: Folder, split: Annotated[str, typer.Option(help="validation or test.")] = "test", address: Address = None,
 ) -> None:
     """Measure the best prompt on a whole split; what the ledger knows is not asked again."""
-    from lipo_e_ray.run import evaluate_best
-
     if split not in ("validation", "test"):
         raise InputError(f"--split: expected validation or test, got {split!r}")
+    here = _enter(address, folder, "evaluate", "--split", split)
+    from lipo_e_ray.run import evaluate_best
+
+    evaluate_best(RunFolder(folder), split, here)
+
+
+def _enter(address: str | None, folder: Path, command: str, *options: str, config: RunConfig | None = None) -> str:
+    """The address to run on from here, checked. For ``ray://``, runs ``command`` on the cluster and exits.
+
+    Raises ``InputError``. Torch and Ray load only now that there is something to run.
+    """
     check_install()
-    evaluate_best(RunFolder(folder), split)
+    from lipo_e_ray.remote import remote_address, run_remotely
+    from lipo_e_ray.session import CLIENT, check_address
+
+    cluster = remote_address(folder)
+    where = check_address(address or cluster)
+    if where.startswith(CLIENT):
+        sys.exit(run_remotely(where, folder, command, list(options), config))
+    if cluster:
+        raise InputError(f"--address {where}: this run lies on the cluster at {cluster}; leave --address away, or give "
+                         "its new ray:// address")
+    return where
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; every error on purpose is one line on standard error."""
     try:
-        app(args=arguments, standalone_mode=False)
-        sys.exit(0)
+        sys.exit(app(args=arguments, standalone_mode=False) or 0)  # typer turns an interrupt into a return value, 130
     except UsageError as error:
         _fail(f"{' '.join(error.format_message().split())} (--help lists what there is)", 2)
     except InputError as error:

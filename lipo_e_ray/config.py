@@ -44,7 +44,10 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """``name``: ``smollm2-135m`` (embedded), a folder, or a Hugging Face id that vLLM serves. Lengths in tokens."""
+    """``name``: ``smollm2-135m`` (embedded), a folder, or a Hugging Face id that vLLM serves. Lengths in tokens.
+
+    ``tensor_parallel``: GPUs that one engine spreads the model over; without a GPU it has no effect.
+    """
 
     name: str = "Qwen/Qwen2.5-1.5B-Instruct"
     max_model_len: int = 8192
@@ -53,9 +56,10 @@ class ModelConfig:
     dtype: str = "bfloat16"
     gpu_memory_utilization: float = 0.8
     max_num_seqs: int = 256
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs")
+        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs", "tensor_parallel")
         _require(self.max_tokens < self.max_model_len,
                  f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}")
         _require(0 < self.gpu_memory_utilization <= 1,
@@ -108,15 +112,21 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class HyperbandConfig:
-    """Fidelities are numbers of validation examples: ``b_min`` at the lowest rung, all of them at the highest."""
+    """Fidelities are numbers of validation examples: ``b_min`` at the lowest rung, all of them at the highest.
+
+    ``overlap``: rungs that a bracket has left when the next one opens. More keeps more engines busy; less tells the
+    next bracket's proposals more.
+    """
 
     b_min: int = 10
     eta: int = 2
+    overlap: int = 4
     invbo_share: float = 0.3  # of the LLM calls of a run with a call budget, kept for InvBO
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "b_min")
         _at_least(self, 2, "eta")
+        _at_least(self, 0, "overlap")
         _require(0 <= self.invbo_share < 1, f"HyperbandConfig.invbo_share: expected [0, 1), got {self.invbo_share}")
 
 
@@ -157,7 +167,7 @@ class RunConfig:
     max_llm_calls: int = 0  # 0: no limit
     max_exemplars: int = 8
     instructions_file: str = ""
-    concurrency: int = 16  # trials at a time
+    engines: int = 0  # 0: one per GPU that the cluster has or gets; changes no result
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -168,23 +178,21 @@ class RunConfig:
     invbo: InvBOConfig = field(default_factory=InvBOConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "seed", "max_llm_calls")
-        _at_least(self, 1, "concurrency")
+        _at_least(self, 0, "seed", "max_llm_calls", "engines")
         _require(0 <= self.max_exemplars <= 8, f"max_exemplars: expected 0..8, got {self.max_exemplars}")
 
 
 PROFILES: dict[str, RunConfig] = {
     "l40s": RunConfig(),
-    "cluster": RunConfig(profile="cluster", concurrency=64),
+    "cluster": RunConfig(profile="cluster", hyperband=HyperbandConfig(overlap=16)),
     "demo": RunConfig(
         profile="demo",
-        concurrency=4,
         task=TaskConfig(name="arithmetic", pool_size=256, validation_size=128, test_size=256),
         model=ModelConfig(name="smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=64),
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
-        hyperband=HyperbandConfig(b_min=8),
+        hyperband=HyperbandConfig(b_min=8, overlap=2),
         invbo=InvBOConfig(iterations=4),
     ),
 }

@@ -37,17 +37,18 @@ BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_ut
 POLL_S = 0.5
 
 
-def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None) -> None:
+def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None,
+                   address: str | None = None) -> None:
     """Run, or continue, the whole job in ``folder`` and print the final line.
 
-    ``engine``: another one than vLLM. Raises ``InputError``, ``EngineError`` and ``KeyboardInterrupt``; whatever was
-    paid for by then is in the ledger.
+    ``engine``: another one than vLLM; ``address``: the Ray to use, see ``ray_session``. Raises ``InputError``,
+    ``EngineError`` and ``KeyboardInterrupt``; whatever was paid for by then is in the ledger.
     """
     with Display() as display:
         display.say(f"task {config.task.name}, model {config.model.name}: loading and checking")
         inputs = load_inputs(config, engine)
         try:
-            with folder.claim(config), signals_interrupt(), ray_session():
+            with folder.claim(config), signals_interrupt(), ray_session(address):
                 records = _Job(config, folder, inputs, display).run()
         except KeyboardInterrupt:
             display.say(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}")
@@ -55,7 +56,7 @@ def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | No
     print(f"best prompt: {folder.best_prompt_file}\nreport: {folder.path / 'report.html'}\n{final_line(records)}")
 
 
-def evaluate_best(folder: RunFolder, split: str) -> None:
+def evaluate_best(folder: RunFolder, split: str, address: str | None = None) -> None:
     """Measure the best prompt of a run on all of ``split`` and print its accuracy. Raises ``InputError``."""
     config = folder.load_config()
     best = _read(folder).best
@@ -63,7 +64,7 @@ def evaluate_best(folder: RunFolder, split: str) -> None:
         raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
     with Display() as display:
         inputs = load_inputs(config)
-        with folder.claim(config), signals_interrupt(), ray_session():
+        with folder.claim(config), signals_interrupt(), ray_session(address):
             job = _Job(config, folder, inputs, display)
             with job.service() as service:
                 counts = result(service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split))))
@@ -98,11 +99,17 @@ class _Job:
 
     @contextlib.contextmanager
     def service(self) -> Iterator[ActorHandle]:
-        """The evaluation service with one engine per GPU, or one on the CPU; closed at the end of the block."""
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if self._inputs.engine.on_gpu else 0
-        engines = EnginesConfig(count=max(gpus, 1), num_gpus=1 - BO_GPU_SHARE if gpus else 0,
-                                in_flight=self._config.model.max_num_seqs)
-        spec = self._inputs.engine
+        """The evaluation service with its engines; closed at the end of the block.
+
+        One engine per GPU that the cluster has or gets, or as many as the configuration wants; one on the CPU where
+        there is no GPU and none is wanted.
+        """
+        spec, wanted, model = self._inputs.engine, self._config.engines, self._config.model
+        on_gpu = spec.on_gpu and bool(wanted or ray.cluster_resources().get("GPU"))
+        share = model.tensor_parallel if model.tensor_parallel > 1 else 1 - BO_GPU_SHARE
+        # Twice what the engine runs at a time: while a chunk of answers is on its way back, others are there to start.
+        engines = EnginesConfig(count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0,
+                                in_flight=2 * model.max_num_seqs)
         ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
         service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
         try:
@@ -129,14 +136,16 @@ class _Job:
     def _search(self, service: ActorHandle, instructions: dict[str, InstructionSource], paid: int) -> None:
         config, task = self._config, self._inputs.task
         brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
-        hyperband = Hyperband(brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share)
+        hyperband = Hyperband(brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share,
+                              config.hyperband.overlap)
         here = ray.get_runtime_context().get_node_id()
-        on_gpu = any(node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
+        on_gpu = config.model.tensor_parallel == 1 and any(
+            node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
         bo_actor = start_bo_actor(_ProposerRecipe(config, self._inputs, instructions, self._folder, service), service,
                                   gpus=BO_GPU_SHARE if on_gpu else 0.0)
         self._display.say(f"preparing the search over {len(instructions)} instructions (trains the VAE)")
         with _Watch(self._display, service, hyperband) as watch:
-            tune_search(hyperband, service, bo_actor, config.concurrency, self._folder.path, watch.moved)
+            tune_search(hyperband, service, bo_actor, self._folder.path, watch.moved)
         ray.kill(bo_actor)
 
     def _search_budget(self, paid: int) -> int:

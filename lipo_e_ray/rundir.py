@@ -11,6 +11,8 @@ from typing import IO, Any
 from lipo_e_ray.config import RunConfig, from_dict, to_dict
 from lipo_e_ray.types import InputError
 
+MAY_CHANGE = {"engines"}  # how fast a run goes, not what it finds
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -80,7 +82,7 @@ class RunFolder:
 
     def _check_same(self, config: RunConfig) -> None:
         there, here = _leaves(to_dict(self.load_config())), _leaves(to_dict(config))
-        changed = [key for key in here if here[key] != there[key]]
+        changed = [key for key in here if here[key] != there[key] and key not in MAY_CHANGE]
         if changed:
             key = changed[0]
             raise InputError(f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "

@@ -9,11 +9,8 @@ from collections.abc import Callable, Sequence
 
 from lipo_e_ray.results.ledger import RungResult
 from lipo_e_ray.tune.brackets import Bracket
-from lipo_e_ray.tune.hyperband import Evaluate, Hyperband, Propose
-from lipo_e_ray.types import Evaluation, Observation, Prompt, Proposal, Stage
-
-Observed = list[tuple[Prompt, Observation]]
-"""Each prompt's widest observation, in the order of proposal: what proposals may depend on."""
+from lipo_e_ray.tune.hyperband import Hyperband, Propose
+from lipo_e_ray.types import Evaluation, Prompt, Proposal, Request
 
 
 class Walk:
@@ -24,9 +21,11 @@ class Walk:
         self.prompts: dict[str, Prompt] = {}
         self._on_rung = on_rung
 
-    def observed(self) -> Observed:
-        """What a proposer may know now."""
-        return [(self.prompts[o.prompt_id], o) for o in self.hyperband.observations()]
+    def request(self, action: Propose) -> Request:
+        """The action with prompts for ids."""
+        return Request(action.bracket.stage, action.bracket.index, action.count,
+                       tuple((self.prompts[o.prompt_id], o) for o in action.observed),
+                       tuple(self.prompts[prompt_id] for prompt_id in action.running))
 
     def enter(self, bracket: Bracket, proposals: Sequence[Proposal]) -> None:
         """Take the proposals of ``bracket``; of more than it asked for (recorded under a larger budget) the first."""
@@ -34,15 +33,14 @@ class Walk:
         self.prompts.update({prompt.id: prompt for prompt in prompts})
         self.hyperband.proposed(bracket.index, [prompt.id for prompt in prompts])
 
-    def observe(self, bracket_index: int, prompt_id: str, evaluation: Evaluation) -> None:
-        """Take in one evaluation and report the rung, if it is complete now."""
-        if results := self.hyperband.observe(bracket_index, prompt_id, evaluation):
-            self._on_rung(results)
+    def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> None:
+        """Take in a whole rung and report what came of it."""
+        self._on_rung(self.hyperband.observe(bracket_index, rung, evaluations))
 
 
 def run_search(
     hyperband: Hyperband,
-    propose: Callable[[Stage, int, int, Observed], list[Proposal]],
+    propose: Callable[[Request], list[Proposal]],
     evaluate: Callable[[Prompt, int], Evaluation],
     on_proposals: Callable[[int, list[Proposal]], object],
     on_rung: Callable[[list[RungResult]], object],
@@ -52,15 +50,12 @@ def run_search(
     ``on_proposals`` (bracket index, proposals) and ``on_rung`` are called before anything depends on what they record.
     """
     walk = Walk(hyperband, on_rung)
-    while True:
-        action = hyperband.next_action()
+    while actions := hyperband.actions():
+        action = actions[0]
         if isinstance(action, Propose):
-            bracket = action.bracket
-            proposals = propose(bracket.stage, bracket.index, action.count, walk.observed())
-            on_proposals(bracket.index, proposals)
-            walk.enter(bracket, proposals)
-        elif isinstance(action, Evaluate):
-            for prompt_id in action.prompt_ids:
-                walk.observe(action.bracket.index, prompt_id, evaluate(walk.prompts[prompt_id], action.fidelity))
+            proposals = propose(walk.request(action))
+            on_proposals(action.bracket.index, proposals)
+            walk.enter(action.bracket, proposals)
         else:
-            return
+            walk.observe(action.bracket.index, action.rung,
+                         [evaluate(walk.prompts[prompt_id], action.fidelity) for prompt_id in action.prompt_ids])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import tempfile
@@ -12,32 +13,125 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import AuthenticationError
+
+from lipo_e_ray.types import InputError
+
+CLIENT = "ray://"
+ANSWER_TIMEOUT_S = 10.0
+# An empty request to each is refused without a valid token and otherwise answered within milliseconds.
+# `ray.init` itself takes 20 to 30 s over a wrong token, prints a line per second and ends in "timeout".
+_GCS_METHOD, _CLIENT_METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+def choose_address(address: str | None) -> str:
+    """What the user asked for, else ``RAY_ADDRESS``, else ``local``; ``auto`` stands for ``RAY_ADDRESS`` where set.
+
+    Raises ``InputError`` for what is neither ``local``, ``auto``, ``host:port`` nor ``ray://host:port``.
+    """
+    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
+    if chosen == "auto":
+        chosen = os.environ.get("RAY_ADDRESS") or chosen
+    if chosen not in ("local", "auto") and not re.fullmatch(rf"({CLIENT})?[^/\s]+:\d+", chosen):
+        raise InputError(f"--address: expected local, auto, host:port or ray://host:port, got {chosen!r}"
+                         f"{'' if address and address != 'auto' else ' from RAY_ADDRESS'}")
+    return chosen
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """The cluster this process is connected to, else that of ``RAY_ADDRESS``, else a private one on this machine.
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """The cluster this process is connected to, else the one at ``address`` (see ``choose_address``).
 
-    A private one has no dashboard, asks for a token (file mode 0600; the package turned token mode on when it was
-    imported) and ends with the block.
+    ``local`` is a private Ray on this machine: no dashboard, asks for a token (file mode 0600; the package turned
+    token mode on when it was imported), ends with the block. Raises ``InputError`` when there is no cluster at the
+    address, when it refuses the token, or for ``ray://`` (see ``remote``).
     """
     if ray.is_initialized():
         yield
         return
+    address = choose_address(address)
+    if address.startswith(CLIENT):
+        raise InputError(f"{address}: a driver cannot run through Ray Client; use the command line, which runs it on "
+                         "the cluster, or cluster/submit.sh")
     with tempfile.TemporaryDirectory(prefix="lipo-") as private:
-        address = os.environ.get("RAY_ADDRESS", "local")
-        if address == "local" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            token = Path(private) / "token"
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32))
-            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-        options = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        if address == "local":
+            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+                token = Path(private) / "token"
+                token.touch(mode=0o600)
+                token.write_text(secrets.token_hex(32))
+                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+            with _sigterm_kept():
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        else:
+            _join(address)
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def check_address(address: str | None) -> str:
+    """The address as ``choose_address`` gives it, ``auto`` found. Raises ``InputError`` where no Ray takes us."""
+    chosen = choose_address(address)
+    if chosen == "auto":
+        try:
+            chosen = canonicalize_bootstrap_address(chosen)
+        except ConnectionError:
+            raise InputError("--address auto: found no Ray that runs on this machine; start one with `ray start "
+                             "--head`, or leave --address away") from None
+    if chosen != "local":
+        check_answers(chosen)
+    return chosen
+
+
+def _join(address: str) -> None:
+    where = check_address(address)
+    try:
+        with _sigterm_kept():
+            ray.init(address=where, log_to_driver=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"--address {address}: cannot join this Ray: {reason}; from outside the cluster use "
+                         "ray://host:10001 or cluster/submit.sh") from error
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` puts a handler of its own in place, with which SIGTERM ends the process on the spot."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_answers(address: str) -> None:
+    """Ask ``host:port`` or ``ray://host:port`` whether it is a Ray that takes our token.
+
+    Raises ``InputError`` where nothing answers, something else does, or the token is missing or wrong.
+    """
+    method = _CLIENT_METHOD if address.startswith(CLIENT) else _GCS_METHOD
+    try:
+        with init_grpc_channel(address.removeprefix(CLIENT)) as channel:
+            channel.unary_unary(method)(b"", timeout=ANSWER_TIMEOUT_S)
+    except AuthenticationError as error:
+        raise InputError(f"--address {address}: expected a token, found none ({str(error).split('. ')[0]}); put the "
+                         "cluster's token in a file and its path in RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_MODE=disabled "
+                         "for a cluster without tokens") from None
+    except grpc.RpcError as error:
+        if (code := error.code()) is grpc.StatusCode.NOT_FOUND:
+            return  # Ray Client's answer to an empty request
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            problem = ("the cluster refuses the token; give the cluster's own in RAY_AUTH_TOKEN_PATH, with "
+                       "RAY_AUTH_MODE=token")
+        elif code is grpc.StatusCode.UNIMPLEMENTED:
+            problem = "another kind of port; expected host:6379, or ray://host:10001 for Ray Client"
+        else:
+            problem = f"no Ray answers there ({code.name.lower()}); check host, port and that the cluster runs"
+        raise InputError(f"--address {address}: {problem}") from None
 
 
 @contextlib.contextmanager

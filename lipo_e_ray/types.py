@@ -191,6 +191,21 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Request:
+    """``count`` prompts are wanted for the bracket of that index; this is all that they may depend on.
+
+    ``observed``: prompts with their widest observation, in the order of proposal. ``running``: prompts whose next
+    evaluation is under way, some of them among the observed.
+    """
+
+    stage: Stage
+    bracket: int
+    count: int
+    observed: tuple[tuple[Prompt, Observation], ...] = ()
+    running: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One prompt evaluated at one fidelity: its counts, the calls that failed for good, the calls paid now."""
 

@@ -32,6 +32,13 @@ from lipo_e_ray.types import (
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """On a busy machine two threads that wait for each other take many times as long: 370 s for what takes 10."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def small_task() -> Task:
     """16 pool, 96 validation, 48 test examples; the answer is the question's number."""

@@ -38,6 +38,12 @@ def test_flags_change_what_they_name(tmp_path):
     assert default_output(config).name == "gsm8k-m-seed3"
 
 
+def test_engines_and_tensor_parallel():
+    config = configure("demo", **FLAGS, engines=4, tensor_parallel=2)
+    assert (config.engines, config.model.tensor_parallel) == (4, 2)
+    assert config.model.name == PROFILES["demo"].model.name
+
+
 def test_unknown_profile():
     with pytest.raises(InputError, match="expected one of l40s, cluster, demo, got 'x'"):
         configure("x", **FLAGS)
@@ -50,6 +56,11 @@ def test_unknown_profile():
     (["run", "--seed", "one"], "--seed"),
     (["run", "--seed", "-1"], "expected 0 or more, got -1"),
     (["run", "--profile", "x"], "--profile: expected one of"),
+    (["run", "--engines", "-1"], "RunConfig.engines: expected 0 or more, got -1"),
+    (["run", "--tensor-parallel", "0"], "tensor_parallel: expected 1 or more, got 0"),
+    (["run", "--address", "somewhere"], "--address: expected local, auto, host:port or ray://host:port"),
+    (["run", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: "),
+    (["resume", "there", "--address", "ray://127.0.0.1:1"], "--address ray://127.0.0.1:1: "),
     (["run", "--profile", "demo", "--task", "/nowhere"], "/nowhere"),
     (["run", "--profile", "demo", "--instructions", "/nowhere"], "--instructions: expected a text file"),
     (["plan", "--profile", "demo", "--model", "./no/such/model"], "./no/such/model"),
@@ -96,6 +107,24 @@ def test_report_without_a_ledger(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"])))
     status, err = ended(capsys, "report", str(tmp_path))
     assert (status, "ledger" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "evaluate"])
+def test_an_interrupt_is_status_130(capsys, monkeypatch, tmp_path, command):
+    def interrupted(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lipo_e_ray.cli._enter", interrupted)
+    arguments = [] if command == "run" else [str(tmp_path)]
+    assert ended(capsys, command, *arguments) == (130, "")
+
+
+def test_a_run_on_a_cluster_does_not_start_again_here(capsys, tmp_path):
+    (tmp_path / "remote.json").write_text(json.dumps({"address": "ray://head:10001", "name": "mine"}))
+    status, err = ended(capsys, "run", "--profile", "demo", "--address", "local", "--output", str(tmp_path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "this run lies on the cluster at ray://head:10001" in err
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_help_names_every_command(capsys):

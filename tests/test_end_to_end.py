@@ -11,7 +11,6 @@ from lipo_e_ray.results.ledger import Ledger
 
 CONFIG = replace(
     PROFILES["demo"],
-    concurrency=2,
     task=TaskConfig("arithmetic", pool_size=24, validation_size=16, test_size=16),
     ape=APEConfig(num_instructions=4),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=30, batch_size=32),

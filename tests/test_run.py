@@ -36,7 +36,6 @@ from lipo_e_ray.types import InputError
 
 CONFIG = replace(
     PROFILES["demo"],
-    concurrency=2,
     task=TaskConfig("arithmetic", pool_size=24, validation_size=32, test_size=32),
     ape=APEConfig(num_instructions=8),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=20, batch_size=32),
@@ -56,7 +55,7 @@ from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.run import run_search_job
 from lipo_e_ray.rundir import RunFolder
 config, folder, latency = from_dict(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])), float(sys.argv[3])
-make = partial(SimulatedEngine, 0, Latency(1e9, 1 / latency, 64) if latency else None)
+make = partial(SimulatedEngine, 0, Latency(1e9, latency, 0.0, 64, 1) if latency else None)
 try:
     run_search_job(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
 except KeyboardInterrupt:
@@ -188,5 +187,5 @@ def test_two_drivers_on_one_folder(finished):
 
 
 def test_latency_does_not_change_results():
-    slow = SimulatedEngine(0, Latency(1e9, 1e9, 4))
+    slow = SimulatedEngine(0, Latency(1e9, 0.0, 0.0, 4, 0))
     assert slow.fingerprints == SimulatedEngine().fingerprints

@@ -28,6 +28,12 @@ def test_another_config_is_refused_and_named(tmp_path):
         folder.claim(RunConfig(seed=1, vae=VAEConfig(hidden=64)))
 
 
+def test_another_number_of_engines_is_the_same_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(RunConfig()).close()
+    folder.claim(RunConfig(engines=4)).close()
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="config.json"):
         RunFolder(tmp_path).load_config()

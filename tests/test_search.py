@@ -17,23 +17,25 @@ def evaluate(prompt, n):
 def test_the_whole_walk_in_order():
     events, letters = [], iter("aiqzem")
 
-    def propose(stage, bracket, n, observed):
-        events.append(("asked", bracket, n, [(p.instruction, o.evaluated) for p, o in observed]))
-        return [proposal(next(letters), bracket) for _ in range(n)]
+    def propose(request):
+        events.append(("asked", request.bracket, request.count,
+                       [(p.instruction, o.evaluated) for p, o in request.observed],
+                       [p.instruction for p in request.running]))
+        return [proposal(next(letters), request.bracket) for _ in range(request.count)]
 
-    hyperband = Hyperband(hyperband_brackets(16, 4, 4), seed=0)
+    hyperband = Hyperband(hyperband_brackets(16, 4, 4), seed=0, overlap=1)
     run_search(
         hyperband, propose, evaluate,
         lambda bracket, proposals: events.append(("recorded", bracket, [p.prompt.instruction for p in proposals])),
         lambda results: events.append(("rung", results[0].fidelity, [r.calls for r in results])),
     )
     assert events == [
-        ("asked", 0, 4, []),
+        ("asked", 0, 4, [], []),
         ("recorded", 0, ["a", "i", "q", "z"]),
         ("rung", 4, [4, 8, 12, 16]),
-        ("rung", 16, [28]),
-        ("asked", 1, 2, [("a", 4), ("i", 4), ("q", 4), ("z", 16)]),
+        ("asked", 1, 2, [("a", 4), ("i", 4), ("q", 4), ("z", 4)], ["z"]),
         ("recorded", 1, ["e", "m"]),
+        ("rung", 16, [28]),
         ("rung", 16, [44, 60]),
     ]
     assert hyperband.incumbent().prompt_id == Prompt("z").id
@@ -41,5 +43,5 @@ def test_the_whole_walk_in_order():
 
 def test_more_recorded_proposals_than_the_bracket_asks_for_are_cut():
     walk = Walk(Hyperband([Bracket(0, "hyperband", 0, (Rung(2, 4),))], seed=0), on_rung=lambda results: None)
-    walk.enter(walk.hyperband.next_action().bracket, [proposal(text) for text in "abc"])
-    assert walk.hyperband.next_action().prompt_ids == (Prompt("a").id, Prompt("b").id)
+    walk.enter(walk.hyperband.actions()[0].bracket, [proposal(text) for text in "abc"])
+    assert walk.hyperband.actions()[0].prompt_ids == (Prompt("a").id, Prompt("b").id)

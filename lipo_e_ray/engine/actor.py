@@ -19,7 +19,6 @@ from lipo_e_ray.types import (
     EngineError,
     Fingerprints,
     InputError,
-    LipoError,
     Message,
     Outcome,
     Prompt,
@@ -30,7 +29,7 @@ from lipo_e_ray.types import (
 START_ATTEMPTS = 4
 START_BACKOFF_S = 2.0  # doubles: a neighbour's or a predecessor's memory may still be on its way back
 MAX_DEATHS = 5  # of one engine, without an answer in between: then it is given up
-START_TIMEOUT_S = 3600.0  # a large model may have to be downloaded
+START_TIMEOUT_S = 3600.0  # once it has a process: a large model may have to be downloaded
 
 
 class EngineActor:
@@ -64,23 +63,26 @@ class EngineActor:
 
 
 class EngineSlot:
-    """One engine's place: its present actor, its queue, and whether there is still hope for it."""
+    """One engine's place: its present actor, and whether there is still hope for it.
 
-    def __init__(self, number: int, make_actor: Callable[[], ActorHandle], expected: Fingerprints, window: int) -> None:
+    ``changed`` is called with the slot whenever it has become ready, has broken, or is given up.
+    """
+
+    def __init__(self, number: int, make_actor: Callable[[], ActorHandle], expected: Fingerprints,
+                 changed: Callable[[EngineSlot], None]) -> None:
         self.number = number
-        self.load = 0  # examples assigned to it, waiting or sent
-        self.window = asyncio.Semaphore(window)
-        self.lost: LipoError | None = None
+        self.lost: Exception | None = None
         self.actor: ActorHandle | None = None
         self._make_actor = make_actor
         self._expected = expected
+        self._changed = changed
         self._deaths = 0
-        self.starting = asyncio.create_task(self._start())
+        self._begin()
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be sent; raises what nobody expected of a start."""
-        return self.starting.done() and self.starting.result() is None and self.lost is None
+        """Whether requests can be sent."""
+        return self.starting.done() and self.actor is not None and self.lost is None
 
     def answered(self) -> None:
         """A request came back: the engine works."""
@@ -96,13 +98,23 @@ class EngineSlot:
             self.lost = EngineError(f"engine {self.number} broke {MAX_DEATHS} times without an answer in between, "
                                     f"last: {reason}; nothing is lost: remove the cause and resume")
         else:
-            self.starting = asyncio.create_task(self._start())
+            self._begin()
+        self._changed(self)
 
     def kill(self) -> None:
         """End the actor's process, if there is one."""
         if self.actor is not None:
             ray.kill(self.actor)
             self.actor = None
+
+    def _begin(self) -> None:
+        self.starting = asyncio.create_task(self._start())
+        self.starting.add_done_callback(self._started)
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        if not starting.cancelled():
+            self.lost = self.lost or starting.exception()  # what nobody expected of a start
+            self._changed(self)
 
     async def _start(self) -> None:
         reason = ""
@@ -111,6 +123,7 @@ class EngineSlot:
                 await asyncio.sleep(START_BACKOFF_S * 2 ** (attempt - 1))
             self.actor = self._make_actor()
             try:
+                await self.actor.__ray_ready__.remote()  # without a limit: Ray may not have the resources yet
                 async with asyncio.timeout(START_TIMEOUT_S):
                     fingerprints = await self.actor.ready.remote()
             except (RayError, TimeoutError) as error:

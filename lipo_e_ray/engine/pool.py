@@ -1,4 +1,4 @@
-"""Engines as a pool: creation, routing, retry elsewhere; and the service as the actor before them."""
+"""Engines as a pool: creation, growth with the cluster, replacement; and the service as the actor before them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lipo_e_ray.engine.actor import EngineActor, EngineSlot, cause_of, reason_of
 from lipo_e_ray.engine.base import Engine
-from lipo_e_ray.engine.service import CHUNK, EvaluationService, Progress
+from lipo_e_ray.engine.dispatch import Dispatcher
+from lipo_e_ray.engine.service import EvaluationService, Progress
 from lipo_e_ray.types import (
     Completion,
     Fingerprints,
@@ -28,18 +29,18 @@ from lipo_e_ray.types import (
     Sampling,
     Status,
     Task,
-    digest,
 )
 
 __all__ = ["EngineActor", "EnginePool", "EnginesConfig", "EvaluationService", "Progress", "result", "start_service"]
 
-SPILL = 64  # examples: a prefill saved on the prompt's own engine is worth about as long a queue
 CLOSE_TIMEOUT_S = 10.0
+FOLLOW_S = 5.0  # between two looks at the cluster's GPUs; an engine takes longer than this to start
 
 
 @dataclass(frozen=True)
 class EnginesConfig:
-    """``count`` engines (``None``: one per GPU of the cluster, or a single one without a GPU if there is none).
+    """``count`` engines, some of which may wait for their resources, so that Ray's autoscaler starts nodes for them.
+    ``None``: one for every GPU of the cluster, also for those that join later; without any, a single one on a CPU.
 
     ``num_gpus`` and ``num_cpus`` are what Ray reserves for each; ``in_flight`` is how many examples one engine is
     given at a time; ``timeout_s`` how long it may take over a request before it counts as hung.
@@ -57,6 +58,9 @@ class EnginesConfig:
         if min(self.num_gpus, self.num_cpus) < 0 or self.in_flight < 1 or self.timeout_s <= 0:
             raise InputError("engines: expected num_gpus and num_cpus of 0 or more, in_flight and timeout_s above 0, "
                              f"got {self}")
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise InputError("engines: expected a whole number of num_gpus above 1 (Ray shares one GPU, not several), "
+                             f"got {self.num_gpus}")
 
 
 class EnginePool:
@@ -69,12 +73,14 @@ class EnginePool:
         self._make_engine = make_engine
         self._config = config
         self._slots: list[EngineSlot] = []
+        self._dispatcher = Dispatcher()
+        self._following: asyncio.Task[None] | None = None
 
     async def evaluate(
-        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None
+        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
     ) -> tuple[int, list[Outcome]]:
-        """A prompt's requests go to the same engine, for its prefix cache, unless that has more to do than others."""
-        engine, answer = await self._send(prompt.id, len(example_ids), avoid,
+        """See ``Pool`` and ``Dispatcher``."""
+        engine, answer = await self._send(prompt.id, len(example_ids), wave, avoid,
                                           lambda actor: actor.evaluate.remote(prompt, example_ids))
         if isinstance(answer, str):
             answer = [Outcome(prompt.id, example_id, Status.FAILED, error=answer) for example_id in example_ids]
@@ -83,8 +89,8 @@ class EnginePool:
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], avoid: int | None
     ) -> tuple[int, list[Completion]]:
-        """Generations go to the engine with the least to do."""
-        engine, answer = await self._send(None, len(conversations), avoid,
+        """See ``Pool`` and ``Dispatcher``."""
+        engine, answer = await self._send(None, len(conversations), 0, avoid,
                                           lambda actor: actor.generate.remote(conversations, samplings))
         if isinstance(answer, str):
             answer = [Completion("", error=answer) for _ in conversations]
@@ -96,65 +102,73 @@ class EnginePool:
 
     async def close(self) -> None:
         """Close and kill all engines."""
+        if self._following:
+            self._following.cancel()
         slots, self._slots = self._slots, []
         goodbyes = [asyncio.create_task(_quietly(slot.actor.close.remote())) for slot in slots if slot.ready]
         if goodbyes:
             await asyncio.wait(goodbyes, timeout=CLOSE_TIMEOUT_S)
         for slot in slots:
+            self._dispatcher.remove(slot.number)
             slot.starting.cancel()
             slot.kill()
 
-    async def _send(self, prompt_id: str | None, n: int, avoid: int | None,
+    async def _send(self, prompt_id: str | None, n: int, wave: int, avoid: int | None,
                     call: Callable[[ActorHandle], Any]) -> tuple[int, list | str]:
         """The engine's number and its answer, or in one line why there is none."""
         if not self._slots:
             self._create()
-        while True:
-            slot = await self._choose(prompt_id, avoid)
-            slot.load += n
+        async with self._dispatcher.turn(prompt_id, n, wave, avoid) as number:
+            slot = self._slots[number]
+            actor = slot.actor
             try:
-                async with slot.window:
-                    if not slot.ready:  # it broke while this request waited for its turn
-                        continue
-                    actor = slot.actor
-                    try:
-                        async with asyncio.timeout(self._config.timeout_s):
-                            answer = await call(actor)
-                    except (RayError, TimeoutError) as error:
-                        answer = reason_of(error)
-                        slot.broke(actor, answer)
-                    else:
-                        slot.answered()
-                    return slot.number, answer
-            finally:
-                slot.load -= n
-
-    async def _choose(self, prompt_id: str | None, avoid: int | None) -> EngineSlot:
-        while not (ready := [slot for slot in self._slots if slot.ready]):
-            hopeful = [slot.starting for slot in self._slots if slot.lost is None]
-            if not hopeful:
-                raise next(slot.lost for slot in self._slots)
-            await asyncio.wait(hopeful, return_when=asyncio.FIRST_COMPLETED)
-        ready = [slot for slot in ready if slot.number != avoid] or ready
-        least = min(ready, key=lambda slot: slot.load)
-        if prompt_id is None:
-            return least
-        # Rendezvous hashing: when an engine goes, only its own prompts move.
-        preferred = max(ready, key=lambda slot: digest(prompt_id, str(slot.number)))
-        return preferred if preferred.load - least.load <= SPILL else least
+                async with asyncio.timeout(self._config.timeout_s):
+                    answer = await call(actor)
+            except (RayError, TimeoutError) as error:
+                answer = reason_of(error)
+                slot.broke(actor, answer)
+            else:
+                slot.answered()
+            return number, answer
 
     def _create(self) -> None:
         config = self._config
-        gpus = int(ray.cluster_resources().get("GPU", 0) / config.num_gpus) if config.num_gpus else 0
-        count = config.count if config.count is not None else max(gpus, 1)
+        gpus = _places(config.num_gpus)
         num_gpus = 0 if config.count is None and not gpus else config.num_gpus
         # Ray hides no GPU from an actor that reserves none. Only here: what the service hides, its engines inherit.
         environment = {} if num_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         actor = ray.remote(EngineActor).options(num_gpus=num_gpus, num_cpus=config.num_cpus,
                                                 runtime_env={"env_vars": environment})
         make_actor = partial(actor.remote, self._make_engine, ray.put(self._task))
-        window = max(1, config.in_flight // CHUNK)
-        self._slots = [EngineSlot(number, make_actor, self._fingerprints, window) for number in range(count)]
+        self._grow(config.count or max(gpus, 1), make_actor)
+        if config.count is None and gpus:
+            self._following = asyncio.create_task(self._follow(make_actor))
+
+    async def _follow(self, make_actor: Callable[[], ActorHandle]) -> None:
+        """Give every GPU that joins an engine; one whose GPU went waits in Ray's queue for another."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            self._grow(await asyncio.to_thread(_places, self._config.num_gpus), make_actor)
+
+    def _grow(self, count: int, make_actor: Callable[[], ActorHandle]) -> None:
+        self._slots += [EngineSlot(number, make_actor, self._fingerprints, self._changed)
+                        for number in range(len(self._slots), count)]
+
+    def _changed(self, slot: EngineSlot) -> None:
+        if slot.ready:
+            self._dispatcher.add(slot.number, self._config.in_flight)
+            return
+        self._dispatcher.remove(slot.number)
+        if slot.lost and all(slot.lost for slot in self._slots):
+            self._dispatcher.abandon(slot.lost)
+
+
+def _places(num_gpus: float) -> int:
+    """Engines of ``num_gpus`` that the GPUs of the cluster hold: a GPU's shares are its own, a node's GPUs too."""
+    if not num_gpus:
+        return 0
+    gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return sum(int(n // num_gpus) if num_gpus > 1 else n * int(1 / num_gpus) for n in gpus)
 
 
 def start_service(ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine],

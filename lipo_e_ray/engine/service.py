@@ -39,14 +39,15 @@ RATE_WINDOW_S = 20.0
 
 
 class Pool(Protocol):
-    """Engines behind one address. ``avoid`` is the number of the engine that failed last time, to try another one.
+    """Engines behind one address. ``avoid`` is the number of the engine that failed last time, to try another one;
+    a lower ``wave`` is needed earlier, generations before all else.
 
     Both calls return the engine's number and one result per input, in order; when an engine dies, failed ones. They
     raise ``InputError`` or ``EngineError`` only when no engine is left to ask.
     """
 
     async def evaluate(
-        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None
+        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
     ) -> tuple[int, list[Outcome]]: ...
 
     async def generate(
@@ -99,11 +100,12 @@ class EvaluationService:
         self._ledger = Ledger(self._path, self._fingerprints)
         self._meter = _Meter(self._ledger)
 
-    async def evaluate(self, prompt: Prompt, split: Split, n: int) -> Evaluation:
+    async def evaluate(self, prompt: Prompt, split: Split, n: int, wave: int = 0) -> Evaluation:
         """``prompt`` on the first ``n`` examples of ``split``; all outcomes are in the ledger when this returns.
 
-        Raises ``ValueError`` when ``n`` is not in 1..len(split), ``InputError`` when no engine can be built,
-        ``EngineError`` when all engines are gone for good.
+        ``wave`` is how early the search needs them: lower waves are sent first. Raises ``ValueError`` when
+        ``n`` is not in 1..len(split), ``InputError`` when no engine can be built, ``EngineError`` when all engines are
+        gone for good.
         """
         if not 1 <= n <= len(self._example_ids[split]):
             raise ValueError(f"expected 1 to {len(self._example_ids[split])} examples of {split}, got {n}")
@@ -112,7 +114,7 @@ class EvaluationService:
         unpaid = [(prompt.id, example_id) for example_id in example_ids if example_id not in known]
 
         async def send(keys: list[Key], avoid: int | None) -> tuple[int, list[Outcome]]:
-            engine, outcomes = await self._pool.evaluate(prompt, [example_id for _, example_id in keys], avoid)
+            engine, outcomes = await self._pool.evaluate(prompt, [example_id for _, example_id in keys], avoid, wave)
             self._ledger.record_outcomes(split, outcomes)
             return engine, outcomes
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
+import itertools
 import random
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lipo_e_ray.types import (
-    Completion,
-    Example,
-    Fingerprints,
-    Message,
-    Outcome,
-    Prompt,
-    Sampling,
-    Status,
-    digest,
-)
+from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome, Prompt, Sampling, Status, digest
 
 ACTIONS = ("Solve", "Work through", "Read", "Think about", "Break down", "Answer", "Analyse", "Study")
 OBJECTS = ("the problem", "each question", "the exercise", "the word problem", "the task", "every part of the question")
@@ -32,16 +25,29 @@ UNPARSEABLE_SHARE = 0.1  # of the answers that are not correct
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a batching engine takes; rates in tokens/s, ``scale`` multiplies every delay (0.1: ten times faster).
+    """How long a batching engine takes, as it can be fitted to a real one; ``scale`` multiplies every delay.
 
-    Prompts are prefilled one after another, all but their cached prefix; up to ``max_num_seqs`` sequences then
-    decode side by side, each at ``decode_rate``.
+    ``prefill_rate`` (tokens/s): prompts are prefilled one after another, all but their cached prefix, and nothing
+    decodes meanwhile. Up to ``max_num_seqs`` requests decode together, the others wait in order; a step of b of them
+    gives each a token and takes ``step_s + token_s * b`` seconds. ``answer_tokens`` is the mean length of an answer
+    (lengths spread evenly over 0.5 to 1.5 of it; 0: as long as the text is).
     """
 
     prefill_rate: float
-    decode_rate: float
+    step_s: float
+    token_s: float
     max_num_seqs: int
+    answer_tokens: int
     scale: float = 1.0
+
+    def work(self, uncached_tokens: float, completion_tokens: float) -> float:
+        """Seconds of the engine that a request costs, unscaled, when the batch is full."""
+        step_s = self.step_s / self.max_num_seqs + self.token_s  # a request's share of it
+        return uncached_tokens / self.prefill_rate + completion_tokens * step_s
+
+    def alone(self, uncached_tokens: float, completion_tokens: float) -> float:
+        """Seconds that a request takes, unscaled, when it has the engine to itself."""
+        return uncached_tokens / self.prefill_rate + completion_tokens * (self.step_s + self.token_s)
 
 
 def _uniform(*parts: str) -> float:
@@ -77,10 +83,12 @@ class SimulatedEngine:
 
     def __init__(self, seed: int = 0, latency: Latency | None = None) -> None:
         self._seed = seed
-        self._latency = latency
-        self._prefill = asyncio.Lock()
-        self._slots = asyncio.Semaphore(latency.max_num_seqs if latency else 1)
-        self._cached_prefixes: set[str] = set()
+        self._server = _Server(latency) if latency else None
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the event loop's clock with at least one request in the engine, up to its last event."""
+        return self._server.busy_s if self._server else 0.0
 
     @property
     def fingerprints(self) -> Fingerprints:
@@ -92,47 +100,149 @@ class SimulatedEngine:
                 + 0.45 * exemplar_quality(prompt.exemplars, self._seed))
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
-        return list(await asyncio.gather(*(self._answer(prompt, example) for example in examples)))
+        probability = self.probability(prompt)
+        prefix = _tokens(prompt.instruction) + sum(_tokens(e.question) + _tokens(e.answer) for e in prompt.exemplars)
+        answers = [self._answer(prompt, probability, example) for example in examples]
+        requests = [_Request(prompt.id, prefix, _tokens(example.question), self._length(prompt, example, text))
+                    for example, (_, text) in zip(examples, answers, strict=True)]
+        cached = await self._serve(requests)
+        return [Outcome(prompt.id, example.id, status, text, "", prefix + request.new, tokens, request.completion)
+                for example, (status, text), request, tokens in zip(examples, answers, requests, cached, strict=True)]
 
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
     ) -> list[Completion]:
-        pairs = zip(conversations, samplings, strict=True)
-        return list(await asyncio.gather(*(self._continue(messages, sampling) for messages, sampling in pairs)))
+        contents = ["\n".join(message["content"] for message in messages) for messages in conversations]
+        texts = [self._continue(content, sampling) for content, sampling in zip(contents, samplings, strict=True)]
+        requests = [_Request(content, _tokens(content), 0, _tokens(text))
+                    for content, text in zip(contents, texts, strict=True)]
+        cached = await self._serve(requests)
+        return [Completion(text, "", request.prefix, tokens, request.completion)
+                for text, request, tokens in zip(texts, requests, cached, strict=True)]
 
     async def close(self) -> None:
-        self._cached_prefixes.clear()
+        if self._server:
+            self._server.cached_prefixes.clear()
 
-    async def _answer(self, prompt: Prompt, example: Example) -> Outcome:
+    async def _serve(self, requests: list[_Request]) -> list[int]:
+        return await self._server.serve(requests) if self._server and requests else [0] * len(requests)
+
+    def _answer(self, prompt: Prompt, probability: float, example: Example) -> tuple[Status, str]:
         seed = str(self._seed)
         difficulty = (0.9 * _uniform("difficulty", seed, example.id)
                       + 0.1 * _uniform("pair", seed, prompt.id, example.id))
-        if difficulty < self.probability(prompt):
-            status, text = Status.CORRECT, example.answer
-        elif _uniform("unparseable", seed, prompt.id, example.id) < UNPARSEABLE_SHARE:
-            status, text = Status.UNPARSEABLE, "I do not know."
-        else:
-            status, text = Status.WRONG, "#### wrong"
-        prefix = _tokens(prompt.instruction) + sum(_tokens(e.question) + _tokens(e.answer) for e in prompt.exemplars)
-        new = _tokens(example.question)
-        cached = await self._wait(prompt.id, prefix, new, _tokens(text))
-        return Outcome(prompt.id, example.id, status, text, "", prefix + new, cached, _tokens(text))
+        if difficulty < probability:
+            return Status.CORRECT, example.answer
+        if _uniform("unparseable", seed, prompt.id, example.id) < UNPARSEABLE_SHARE:
+            return Status.UNPARSEABLE, "I do not know."
+        return Status.WRONG, "#### wrong"
 
-    async def _continue(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        content = "\n".join(message["content"] for message in messages)
+    def _length(self, prompt: Prompt, example: Example, text: str) -> int:
+        """Tokens of the answer; they depend on the latency model, its text and status do not."""
+        if not (self._server and (mean := self._server.latency.answer_tokens)):
+            return _tokens(text)
+        return max(1, round(mean * (0.5 + _uniform("length", str(self._seed), prompt.id, example.id))))
+
+    def _continue(self, content: str, sampling: Sampling) -> str:
         rng = random.Random(hashlib.sha256(f"{self._seed}|{sampling.fingerprint}|{content}".encode()).digest())
-        text = f"{rng.choice(ACTIONS)} {rng.choice(OBJECTS)} {rng.choice(MANNERS)}. {rng.choice(ENDINGS)}"
-        await self._wait(content, _tokens(content), 0, _tokens(text))
-        return Completion(text, "", _tokens(content), 0, _tokens(text))
+        return f"{rng.choice(ACTIONS)} {rng.choice(OBJECTS)} {rng.choice(MANNERS)}. {rng.choice(ENDINGS)}"
 
-    async def _wait(self, key: str, prefix: int, new: int, completion: int) -> int:
-        """Spend the time of one request; returns how many prompt tokens came from the prefix cache."""
-        if self._latency is None:
-            return 0
-        async with self._slots:
-            async with self._prefill:
-                cached = prefix if key in self._cached_prefixes else 0
-                self._cached_prefixes.add(key)
-                await asyncio.sleep(self._latency.scale * (prefix - cached + new) / self._latency.prefill_rate)
-            await asyncio.sleep(self._latency.scale * completion / self._latency.decode_rate)
-        return cached
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Tokens; ``key`` says which prefix it is."""
+
+    key: str
+    prefix: int
+    new: int
+    completion: int
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """Requests that came together; ``cached``: how many of their prompt tokens came from the cache, one by one."""
+
+    unfinished: int
+    done: asyncio.Future[list[int]]
+    cached: list[int]
+
+
+class _Server:
+    """The ``Latency`` model as one chain of timers.
+
+    A clock counts decode steps: a request ends a fixed number of steps after its prefill, however many seconds these
+    take. So the ends lie in one heap, and a change of the batch changes nothing but the speed of the clock.
+    """
+
+    def __init__(self, latency: Latency) -> None:
+        self.latency = latency
+        self.busy_s = 0.0
+        self.cached_prefixes: set[str] = set()
+        self._waiting: deque[tuple[_Request, _Call]] = deque()
+        self._prefilling: list[tuple[_Request, _Call]] = []
+        self._decoding: list[tuple[float, int, _Call]] = []  # a heap by the step of the end
+        self._order = itertools.count()  # between equal ends
+        self._time = 0.0  # of the event loop, up to which all is accounted for
+        self._step = 0.0  # of the decode clock, at ``_time``
+        self._due = 0.0  # when the next event is
+        self._timer: asyncio.TimerHandle | None = None  # to that; without one the engine is idle
+
+    async def serve(self, requests: list[_Request]) -> list[int]:
+        """Spend the time of one or more requests; the cached prompt tokens of each."""
+        loop = asyncio.get_running_loop()
+        call = _Call(len(requests), loop.create_future(), [])
+        self._waiting.extend((request, call) for request in requests)
+        if self._timer is None:
+            self._time = loop.time()
+            self._next()
+        elif not self._prefilling and len(self._decoding) < self.latency.max_num_seqs:
+            self._timer.cancel()
+            until = min(loop.time(), self._due)  # on a busy machine a timer is late
+            if until > self._time:
+                self._step += (until - self._time) / self._step_s()
+                self._account(until)
+            self._next()
+        return await call.done
+
+    def _step_s(self) -> float:
+        return self.latency.scale * (self.latency.step_s + self.latency.token_s * len(self._decoding))
+
+    def _account(self, until: float) -> None:
+        self.busy_s += until - self._time
+        self._time = until
+
+    def _next(self) -> None:
+        """Start what comes next: the prefill of all that have a place, or decoding up to the first end."""
+        places = min(self.latency.max_num_seqs - len(self._decoding), len(self._waiting))
+        if places:
+            self._prefilling = [self._waiting.popleft() for _ in range(places)]
+            tokens = sum(self._look_up(request, call) for request, call in self._prefilling)
+            seconds = self.latency.scale * tokens / self.latency.prefill_rate
+        elif self._decoding:
+            seconds = (self._decoding[0][0] - self._step) * self._step_s()
+        else:
+            self._timer = None
+            return
+        self._due = self._time + seconds
+        self._timer = asyncio.get_running_loop().call_at(self._due, self._event)
+
+    def _look_up(self, request: _Request, call: _Call) -> int:
+        """Prompt tokens to be computed: the first request of a prefix pays for it."""
+        call.cached.append(request.prefix if request.key in self.cached_prefixes else 0)
+        self.cached_prefixes.add(request.key)
+        return request.prefix - call.cached[-1] + request.new
+
+    def _event(self) -> None:
+        self._account(self._due)  # not the present: a late timer must not slow the model down
+        if self._prefilling:
+            for request, call in self._prefilling:
+                heapq.heappush(self._decoding, (self._step + request.completion, next(self._order), call))
+            self._prefilling = []
+        else:
+            self._step = self._decoding[0][0]
+            while self._decoding and self._decoding[0][0] <= self._step:
+                call = heapq.heappop(self._decoding)[2]
+                call.unfinished -= 1
+                if not call.unfinished and not call.done.done():  # it is done when its caller has given up
+                    call.done.set_result(call.cached)
+        self._next()

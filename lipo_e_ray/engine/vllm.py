@@ -65,7 +65,7 @@ for pid in {*filter(str.isdigit, os.listdir("/proc"))} - {str(os.getpid())}:
 
 
 class VLLMEngine:
-    """One model served by vLLM: tensor parallel 1, prefix caching, one GPU, or the CPU where there is none.
+    """One model served by vLLM with prefix caching, on ``tensor_parallel`` GPUs, or the CPU where there is none.
 
     The constructor loads the model and blocks while it does. Raises ``InputError`` for a model that cannot be
     loaded, ``EngineError`` where memory is short (which may pass).
@@ -157,9 +157,20 @@ def start_guard(log: IO[str]) -> subprocess.Popen[bytes]:
                             start_new_session=True)
 
 
-def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
+def engine_arguments(model: ModelConfig) -> dict[str, Any]:
+    """What vLLM's ``EngineArgs`` get on this machine. Sets ``ENVIRONMENT``: to be called before vLLM is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    from vllm.platforms import current_platform
+
+    device: dict[str, Any] = CPU_ARGUMENTS if current_platform.is_cpu() else {
+        "gpu_memory_utilization": model.gpu_memory_utilization, "tensor_parallel_size": model.tensor_parallel}
+    return {"model": str(model_folder(model) or model.name), "dtype": model.dtype,
+            "max_model_len": model.max_model_len, "max_num_seqs": model.max_num_seqs, "enable_prefix_caching": True,
+            "disable_log_stats": True, "use_tqdm_on_load": False, **device}
+
+
+def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
     try:
         with output_to(log):
             return _async_llm(model)
@@ -170,16 +181,11 @@ def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
 
 
 def _async_llm(model: ModelConfig) -> AsyncLLM:
+    arguments = engine_arguments(model)
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    device: dict[str, Any] = CPU_ARGUMENTS if current_platform.is_cpu() else {
-        "gpu_memory_utilization": model.gpu_memory_utilization}
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(
-        model=str(model_folder(model) or model.name), dtype=model.dtype, max_model_len=model.max_model_len,
-        max_num_seqs=model.max_num_seqs, tensor_parallel_size=1, enable_prefix_caching=True, disable_log_stats=True,
-        use_tqdm_on_load=False, **device))
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
 @contextmanager

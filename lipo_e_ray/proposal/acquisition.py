@@ -80,18 +80,23 @@ def greedy_batch(
         mean (b,), covariance (b, b): joint posterior of the candidates. ``noise``: variance of a pending measurement.
         pending: candidates already chosen; conditioned on, not returned.
     """
-    covariance = covariance.clone()
+    variance = covariance.diagonal().clone()
     open_ = torch.ones(len(mean), dtype=torch.bool)
+    # Row t: what the t-th pending candidate takes, so that only the columns ever asked for are updated (a partial
+    # Cholesky factor).
+    taken = torch.empty(len(pending) + q, len(mean), dtype=mean.dtype)
     picks: list[int] = []
-    queue = list(pending)
+    queue, t = list(pending), 0
     while len(picks) < q:
         for j in queue:
-            column = covariance[:, j].clone()
-            covariance -= torch.outer(column, column) / (column[j] + noise)
+            column = covariance[:, j] - taken[:t, j] @ taken[:t]
+            taken[t] = column / (variance[j] + noise).sqrt()
+            variance -= taken[t].square()
             open_[j] = False
+            t += 1
         if not open_.any():
             break
-        value = log_ei(mean, covariance.diagonal().clamp_min(1e-12).sqrt(), best)
+        value = log_ei(mean, variance.clamp_min(1e-12).sqrt(), best)
         queue = [int(value.masked_fill(~open_, -torch.inf).argmax())]
         picks += queue
     return picks

@@ -52,7 +52,7 @@ class Written:
 def invbo(
     known: Knowledge, n: int, length: float, inverter: Inverter, config: ProposalConfig, rng: np.random.Generator
 ) -> list[Written]:
-    """Up to n distinct unobserved prompts, at least half of them with a new instruction text, those first.
+    """Up to n distinct prompts, none observed or running, at least half of them with a new text, those first.
 
     Empty when the inverter writes nothing new. Each target in the trust region gives: new texts with the decoded set,
     new texts with the anchor's set, the anchor's instruction with the decoded set.
@@ -69,10 +69,11 @@ def invbo(
             for chosen in (exemplars, origin.exemplars):
                 new.append(Written(Prompt(inversion.text, chosen), origin, length, target, inversion))
         old.append(Written(Prompt(origin.instruction, exemplars), origin, length, target, None))
-    new = _unobserved(new, known.prompts)
+    seen = (*known.prompts, *known.running)
+    new = _unseen(new, seen)
     if not new:
         return []
-    candidates = new + _unobserved(old, known.prompts)
+    candidates = new + _unseen(old, seen)
     return [candidates[i] for i in _choose(known, candidates, len(new), n)]
 
 
@@ -94,9 +95,13 @@ def trust_region_length(improved: Sequence[bool]) -> float:
     return length
 
 
-def history(errors: Sequence[float], first: int, q: int) -> list[bool]:
-    """Which iterations of q prompts, from index ``first`` on, beat the smoothed error of all prompts before."""
-    return [min(errors[at : at + q]) < min(errors[:at], default=math.inf) for at in range(first, len(errors), q)]
+def history(errors: Sequence[float], settled: Sequence[bool], first: int, q: int) -> list[bool]:
+    """Which iterations of q prompts, from index ``first`` on, beat the smoothed error of all prompts before.
+
+    Iterations that are not ``settled``, with a prompt that is still being evaluated, are left out.
+    """
+    return [min(errors[at : at + q]) < min(errors[:at], default=math.inf)
+            for at in range(first, len(errors), q) if all(settled[at : at + q])]
 
 
 def choose_anchor(known: Knowledge, length: float, rng: np.random.Generator) -> int:
@@ -129,10 +134,9 @@ def _targets(
 
 def _choose(known: Knowledge, candidates: Sequence[Written], new: int, n: int) -> list[int]:
     """Half of n (rounded up) among the first ``new`` candidates, the others among all, by greedy LogEI throughout."""
-    mean, covariance = known.gp.joint(known.embed([written.prompt for written in candidates]))
-    noise, half = known.gp.pending_noise, min(new, math.ceil(n / 2))
-    first = greedy_batch(mean[:new], covariance[:new, :new], noise, known.best, half)
-    rest = greedy_batch(mean, covariance, noise, known.best, n - half, pending=first)
+    prompts, half = [written.prompt for written in candidates], min(new, math.ceil(n / 2))
+    first = known.rank(prompts[:new], half)
+    rest = known.rank(prompts, n - half, chosen=first)
     return sorted(first + rest, key=lambda i: i >= new)  # stable: new texts first, else in the order of choice
 
 
@@ -159,6 +163,6 @@ def _square_root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()
 
 
-def _unobserved(written: Iterable[Written], observed: Sequence[Prompt]) -> list[Written]:
-    seen = {prompt.id for prompt in observed}
+def _unseen(written: Iterable[Written], prompts: Sequence[Prompt]) -> list[Written]:
+    seen = {prompt.id for prompt in prompts}
     return [one for one in written if not (one.prompt.id in seen or seen.add(one.prompt.id))]

@@ -1,4 +1,4 @@
-"""``Proposer``: the prompts a bracket starts with, a function of configuration, bracket and observations alone."""
+"""``Proposer``: the prompts a bracket starts with, a function of the configuration and the request alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lipo_e_ray.proposal.invbo import Written, history, invbo, trust_region_leng
 from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, random_prompts, two_stage
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.surrogate.noise import smoothed
-from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Stage, Task
+from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Request, Stage, Task
 
 if TYPE_CHECKING:
     from lipo_e_ray.latent.space import LatentSpace
@@ -50,18 +50,17 @@ class Proposer:
         self._inverter = inverter
         self._pool = ExemplarPool(task.pool, config.max_exemplars)
 
-    def propose(self, stage: Stage, bracket: int, n: int, observed: Observed) -> list[Proposal]:
-        """n distinct prompts, none of them in ``observed``; fewer only when no more exist.
+    def propose(self, request: Request) -> list[Proposal]:
+        """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
 
-        Args:
-            bracket: index of the bracket; with the seed of the configuration it is all that randomness depends on.
-            observed: prompts with their counts in the order they were proposed, the same for the same run. Of several
-                observations of one prompt the one at the highest fidelity counts; one without evaluations only keeps
-                its prompt from being proposed again.
+        Randomness depends on the seed of the configuration and on the bracket. Of several observations of one prompt
+        the one at the highest fidelity counts; one without evaluations only keeps its prompt from being proposed again.
+        What is running is believed to come out as expected (``greedy_batch``).
         """
+        stage, bracket, n = request.stage, request.bracket, request.count
         rng = np.random.default_rng([self._config.seed, bracket])
-        taken = {prompt.id for prompt, _ in observed}
-        rows = _highest_fidelity(observed)
+        taken = {prompt.id for prompt in (*(prompt for prompt, _ in request.observed), *request.running)}
+        rows = _highest_fidelity(request.observed)
         if stage == "seeds":
             seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
             proposals = self._describe([seed for seed in seeds if seed.id not in taken][:n], stage, bracket)
@@ -69,20 +68,20 @@ class Proposer:
             prompts = random_prompts(tuple(self._sources), self._pool, n, rng, taken)
             proposals = self._describe(prompts, stage, bracket)
         else:
-            known = self._fit(rows, self._space.invert if stage == "invbo" else self._space.encode)
-            unanswered = [prompt for prompt, observation in observed if not observation.evaluated]
+            known = self._fit(rows, request.running, self._space.invert if stage == "invbo" else self._space.encode)
+            excluded = [prompt for prompt, observation in request.observed if not observation.evaluated]
             written = self._write(known, rows, n, rng) if stage == "invbo" else []
             written = [one for one in written if one.prompt.id not in taken]
             prompts = [one.prompt for one in written]
             if len(prompts) < n:
-                prompts += two_stage(known, n - len(prompts), self._config.proposal, rng, (*prompts, *unanswered))
+                prompts += two_stage(known, n - len(prompts), self._config.proposal, rng, (*prompts, *excluded))
             proposals = self._describe(prompts, stage, bracket, known, written)
         if len(proposals) < n and stage != "seeds":
             logger.warning("bracket %d: expected %d new prompts, found %d: the search space is exhausted",
                            bracket, n, len(proposals))
         return proposals
 
-    def _fit(self, rows: Observed, embed: Any) -> Knowledge:
+    def _fit(self, rows: Observed, running: Sequence[Prompt], embed: Any) -> Knowledge:
         prompts = tuple(prompt for prompt, _ in rows)
         z = embed(prompts)
         counts = [observation for _, observation in rows]
@@ -91,18 +90,20 @@ class Proposer:
         with torch.no_grad():
             mean = gp.predict(z)[0]
         texts = dict.fromkeys((*self._sources, *(prompt.instruction for prompt in prompts)))
-        return Knowledge(self._space, self._pool, tuple(texts), gp, prompts, z, mean, embed)
+        return Knowledge(self._space, self._pool, tuple(texts), gp, prompts, z, mean, embed, tuple(running))
 
     def _write(self, known: Knowledge, rows: Observed, n: int, rng: np.random.Generator) -> list[Written]:
         """InvBO's candidates, in a trust region whose length follows from ``rows``.
 
         Its earlier iterations begin there with the first text not known before the search: new texts come first in a
-        batch.
+        batch. A batch that still runs has neither succeeded nor failed.
         """
         counts = [observation for _, observation in rows]
         errors, _ = smoothed([c.errors for c in counts], [c.evaluated for c in counts], known.gp.prior)
         new = (i for i, (prompt, _) in enumerate(rows) if prompt.instruction not in self._sources)
-        improved = history(errors.tolist(), next(new, len(rows)), self._config.invbo.q)
+        running = {prompt.id for prompt in known.running}
+        settled = [prompt.id not in running for prompt, _ in rows]
+        improved = history(errors.tolist(), settled, next(new, len(rows)), self._config.invbo.q)
         return invbo(known, n, trust_region_length(improved), self._inverter, self._config.proposal, rng)
 
     def _describe(

@@ -61,7 +61,8 @@ class Knowledge:
 
     ``gp`` is fitted on ``z`` (m, d) = ``embed(prompts)`` and ``mean`` (m,) is its posterior there. ``embed`` is
     ``space.encode``, or ``space.invert`` in InvBO (gradient steps: for what is fitted and ranked only, points to start
-    a search from are encoded). ``instructions`` are all texts known, InvBO's too.
+    a search from are encoded). ``instructions`` are all texts known, InvBO's too. ``running``: prompts whose next
+    evaluation is under way, observed before or not.
     """
 
     space: LatentSpace
@@ -72,6 +73,7 @@ class Knowledge:
     z: Tensor
     mean: Tensor
     embed: Callable[[Sequence[Prompt]], Tensor]
+    running: tuple[Prompt, ...] = ()
 
     @property
     def best(self) -> float:
@@ -82,22 +84,26 @@ class Knowledge:
         """Observed prompts, lowest posterior mean first."""
         return torch.argsort(self.mean, stable=True).tolist()
 
-    def rank(self, candidates: Sequence[Prompt], q: int) -> list[int]:
-        """Up to q of ``candidates`` by greedy LogEI at their own latents, not at those they were decoded from."""
+    def rank(self, candidates: Sequence[Prompt], q: int, chosen: Sequence[int] = ()) -> list[int]:
+        """Up to q of ``candidates`` by greedy LogEI at their own latents, not at those they were decoded from.
+
+        Those of the indices ``chosen``, and the prompts that are running, are pending and not chosen again.
+        """
         if not candidates:
             return []
-        mean, covariance = self.gp.joint(self.embed(candidates))
-        return greedy_batch(mean, covariance, self.gp.pending_noise, self.best, q)
+        mean, covariance = self.gp.joint(self.embed([*candidates, *self.running]))
+        pending = [*chosen, *range(len(candidates), len(mean))]
+        return greedy_batch(mean, covariance, self.gp.pending_noise, self.best, q, pending)
 
 
 def two_stage(
     known: Knowledge, n: int, config: ProposalConfig, rng: np.random.Generator, taken: Iterable[Prompt] = ()
 ) -> list[Prompt]:
-    """n distinct prompts, none observed or in ``taken``; fewer only if no more exist.
+    """n distinct prompts, none observed, running or in ``taken``; fewer only if no more exist.
 
     ``config.random_fraction`` of them are random (rounded up or down at random, so that small batches get their share).
     """
-    excluded = {prompt.id for prompt in (*known.prompts, *taken)}
+    excluded = {prompt.id for prompt in (*known.prompts, *known.running, *taken)}
     random = min(n, int(config.random_fraction * n + rng.random()))
     candidates = _distinct(_candidates(known, config, rng), excluded)
     chosen = [candidates[i] for i in known.rank(candidates, n - random)]

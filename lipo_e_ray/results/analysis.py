@@ -68,7 +68,7 @@ class Records:
 
     @cached_property
     def best(self) -> Scored | None:
-        """The incumbent: fewest errors at the highest fidelity; of equals the one that was tested, then the earlier."""
+        """The incumbent: fewest errors at the highest fidelity; of equals the tested one, then the first proposed."""
         return _least_error(self, lambda _: True)
 
     @cached_property
@@ -96,7 +96,9 @@ def read(ledger: Ledger) -> Records:
     """Everything the tables need. A result with calls that failed for good has no comparable count: it is left out."""
     rungs = tuple(r for r in ledger.rungs() if r.observation.evaluated == r.fidelity)
     proposals = tuple(proposal for _, proposal in ledger.proposals())
-    first = {p.prompt.id: p for p in reversed(proposals)}
+    first: dict[str, Proposal] = {}
+    for proposal in proposals:  # by bracket and position: rungs come as they were answered, which differs between runs
+        first.setdefault(proposal.prompt.id, proposal)
     top: dict[str, RungResult] = {}
     for r in rungs:
         known = top.setdefault(r.observation.prompt_id, r)
@@ -104,9 +106,9 @@ def read(ledger: Ledger) -> Records:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
     scored = tuple(
-        Scored(first[key].prompt, first[key].origin, r.fidelity, r.observation,
+        Scored(proposal.prompt, proposal.origin, top[key].fidelity, top[key].observation,
                Rate(test[key].evaluated - test[key].errors, test[key].evaluated) if key in test else None)
-        for key, r in top.items())
+        for key, proposal in first.items() if key in top)
     answers = [*validation.values(), *test.values()]
     return Records(
         scored, rungs, proposals, {key: o.evaluated for key, o in validation.items()},

@@ -36,7 +36,8 @@ class Snapshot:
     @property
     def position(self) -> str:
         walk = self.walk
-        return (f"{walk.stage} | bracket {walk.bracket + 1}/{walk.brackets} | rung {walk.rung + 1}/{walk.rungs} "
+        more = f" (+{walk.open - 1})" if walk.open > 1 else ""
+        return (f"{walk.stage} | bracket {walk.bracket + 1}/{walk.brackets}{more} | rung {walk.rung + 1}/{walk.rungs} "
                 f"({walk.fidelity} examples)")
 
     @property

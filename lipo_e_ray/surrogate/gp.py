@@ -4,6 +4,9 @@ Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An ins
 be similar for two prompts to be: the product says so. Targets are error rates with the variance of each, known from
 its counts and a Beta prior (``surrogate/noise.py``), so prompts of every fidelity take part and a higher one counts for
 more.
+
+botorch holds the model: parameters, priors, constraints, the input and outcome transforms. The numbers come from
+``surrogate/exact.py``, which agrees with botorch's own and takes a fraction of the time.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.transforms import Normalize, Standardize
+from botorch.optim.closures import ForwardBackwardClosure
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import MaternKernel, ProductKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -24,6 +28,7 @@ from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
+from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
 from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, measured
 
 logger = logging.getLogger(__name__)
@@ -48,6 +53,7 @@ class JointPromptGP:
         self._maximise = maximise or maximise_lbfgs
         self.prior = BetaPrior()
         self.model: SingleTaskGP | None = None
+        self._posterior: Posterior | None = None
         self._hyperparameters: dict[str, Tensor] = {}
 
     def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
@@ -65,7 +71,7 @@ class JointPromptGP:
         _restore(self.model, start)
         try:
             self._maximise(ExactMarginalLogLikelihood(self.model.likelihood, self.model))
-            self.model.eval()
+            self._condition()
             failure = "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
         except (ModelFittingError, NotPSDError, NanError) as error:
             failure = f"{type(error).__name__}: {error}"
@@ -74,34 +80,42 @@ class JointPromptGP:
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
             self.model = self._build(z.detach().double(), mean, variance)  # a failed fit may leave any state behind
             _restore(self.model, start)
+            self._condition()
         else:
             self._hyperparameters = {name: value.detach().clone() for name, value in self.model.named_parameters()}
-        self.model.eval().requires_grad_(False)
         return self
 
     @property
     def pending_noise(self) -> float:
         """Variance of one more measurement: the median over the observed prompts."""
-        return float(self._noise.median())
+        return float(self.model.likelihood.noise.median() * self._spread**2)
 
     @property
-    def _noise(self) -> Tensor:
-        scale = self.model.outcome_transform.stdvs.squeeze()
-        return self.model.likelihood.noise * scale**2
+    def _centre(self) -> Tensor:
+        return self.model.outcome_transform.means.squeeze()
+
+    @property
+    def _spread(self) -> Tensor:
+        return self.model.outcome_transform.stdvs.squeeze()
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (b,) of the error rate at z (b, d), without measurement noise.
 
         Differentiable in z. The model is Gaussian: a mean may lie a little outside [0, 1].
         """
-        posterior = self.model.posterior(z)
-        return posterior.mean.squeeze(-1), posterior.variance.squeeze(-1).clamp_min(MIN_VARIANCE).sqrt()
+        mean, variance = self._posterior.marginals(self.model.input_transform(z))
+        return self._centre + self._spread * mean, (self._spread**2 * variance).clamp_min(MIN_VARIANCE).sqrt()
 
     def joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Joint posterior of the error rates at z (b, d): mean (b,) and covariance (b, b), without gradient."""
-        with torch.no_grad():
-            posterior = self.model.posterior(z)
-            return posterior.mean.squeeze(-1), posterior.distribution.covariance_matrix
+        mean, covariance = self._posterior.joint(self.model.input_transform(z))
+        return self._centre + self._spread * mean, self._spread**2 * covariance
+
+    def _condition(self) -> None:
+        """Freeze the hyperparameters and compute once what every prediction needs."""
+        model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
+        self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
+                                    model.likelihood.noise)
 
     def _build(self, z: Tensor, mean: Tensor, variance: Tensor) -> SingleTaskGP:
         d = z.shape[-1]
@@ -139,8 +153,25 @@ def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
             parameter.copy_(values[name])
 
 
+def _hyperparameters(model: SingleTaskGP) -> Hyperparameters:
+    inst, ex = model.covar_module.base_kernel.kernels
+    return Hyperparameters(model.mean_module.constant, model.covar_module.outputscale, inst.lengthscale[0],
+                           ex.lengthscale[0])
+
+
 def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
-    """Maximise marginal likelihood plus priors by botorch's L-BFGS. It retries from sampled priors, hence the fork."""
+    """Maximise ``mll`` (marginal likelihood plus priors, per prompt) by botorch's L-BFGS, from ``exact.LogEvidence``.
+
+    botorch retries from sampled priors, hence the fork.
+    """
+    model = mll.model
+    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, mll.likelihood.noise)
+
+    def loss() -> Tensor:
+        priors = sum(prior.log_prob(of(module)).sum() for _, module, prior, of, _ in mll.named_priors())
+        return -(LogEvidence.apply(*_hyperparameters(model), *data) + priors) / len(model.train_targets)
+
+    closure = ForwardBackwardClosure(loss, dict(mll.named_parameters()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fit_gpytorch_mll(mll, optimizer_kwargs={"options": LBFGS_OPTIONS})
+        fit_gpytorch_mll(mll, closure=closure, optimizer_kwargs={"options": LBFGS_OPTIONS})

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from ray.actor import ActorHandle
 
 from lipo_e_ray.engine.pool import result
-from lipo_e_ray.tune.brackets import Bracket
-from lipo_e_ray.types import Observation, Prompt, Proposal, Stage
+from lipo_e_ray.types import Proposal, Request
 
 
 class Proposer(Protocol):
     """What proposes; its answer depends on its arguments and its seed only."""
 
-    def propose(
-        self, stage: Stage, bracket: int, n: int, observed: Sequence[tuple[Prompt, Observation]]
-    ) -> list[Proposal]:
-        """``n`` distinct prompts, none of them in ``observed``, for the bracket of that index."""
+    def propose(self, request: Request) -> list[Proposal]:
+        """``request.count`` distinct prompts, none of them observed or running."""
         ...
 
 
@@ -35,12 +32,12 @@ class BOActor:
         if self._proposer is None:
             self._proposer = self._make_proposer()
 
-    def propose(self, bracket: Bracket, n: int, observed: Sequence[tuple[Prompt, Observation]]) -> list[Proposal]:
+    def propose(self, request: Request) -> list[Proposal]:
         """The recorded proposals of an earlier walk, else new ones, recorded before they are returned."""
-        recorded = result(self._service.recorded_proposals.remote(bracket.index))
+        recorded = result(self._service.recorded_proposals.remote(request.bracket))
         if recorded is not None:
             return recorded
         self.setup()
-        proposals = self._proposer.propose(bracket.stage, bracket.index, n, observed)
-        result(self._service.record_proposals.remote(bracket.index, proposals))
+        proposals = self._proposer.propose(request)
+        result(self._service.record_proposals.remote(request.bracket, proposals))
         return proposals

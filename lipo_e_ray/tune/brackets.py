@@ -6,7 +6,7 @@ of one fixed shuffle, so a prompt that goes up a rung pays only for the examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lipo_e_ray.config import RunConfig
@@ -114,6 +114,17 @@ def plan_brackets(config: RunConfig, validation: int, seeds: int) -> list[Bracke
     first = len(brackets)
     brackets += [Bracket(first + i, "invbo", len(ladder) - 1, rungs) for i in range(config.invbo.iterations)]
     return brackets
+
+
+def ticks(brackets: Sequence[Bracket], overlap: int) -> tuple[int, ...]:
+    """When each bracket opens, counted in rungs: when the one before has ``overlap`` left, and one complete at least.
+
+    The more brackets overlap, the more engines are kept busy, and the less each bracket's proposals know.
+    """
+    opened = [0]
+    for bracket in brackets[:-1]:
+        opened.append(opened[-1] + max(1, len(bracket.rungs) - overlap))
+    return tuple(opened)
 
 
 def cost(brackets: Iterable[Bracket]) -> int:

@@ -1,8 +1,9 @@
-"""The walk over all brackets as a pure state machine: observations in, next action out. No Ray, no torch, no clock.
+"""The walk over all brackets as a pure state machine: observations in, next actions out. No Ray, no torch, no clock.
 
-The walk is a function of the seed and of the evaluations: a resumed run, and one on another number of machines, makes
-the same decisions, whatever order the evaluations of a rung finish in. So everything it tells (charges, the incumbent,
-``RungResult``) changes only when a rung is complete.
+Brackets overlap, so that no engine waits for a rung's last answer: see ``Hyperband``. All the same the walk is a
+function of the seed and of the evaluations: a resumed run, and one on another number of engines, makes the same
+decisions, in whatever order the evaluations come in. So what a proposal, a gate or a budget may depend on is fixed by
+the schedule, and what is known by luck before its time is left out.
 """
 
 from __future__ import annotations
@@ -11,45 +12,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipo_e_ray.results.ledger import RungResult
-from lipo_e_ray.tune.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets, plan_brackets
-from lipo_e_ray.types import Evaluation, InputError, Observation, Stage, digest
+from lipo_e_ray.tune.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets, plan_brackets, ticks
+from lipo_e_ray.tune.race import Known, Race
+from lipo_e_ray.types import Evaluation, InputError, Observation, Stage
 
-__all__ = ["Action", "Bracket", "Done", "Evaluate", "Hyperband", "Propose", "Rung", "Snapshot", "cost", "fidelities",
+__all__ = ["Action", "Bracket", "Evaluate", "Hyperband", "Propose", "Rung", "Snapshot", "cost", "fidelities",
            "hyperband_brackets", "plan_brackets"]
 
 
 @dataclass(frozen=True)
 class Propose:
-    """Nothing more can be known before ``count`` prompts for the first rung of ``bracket`` are proposed."""
+    """``count`` prompts are wanted for the first rung of ``bracket``.
+
+    ``observed``: each prompt's widest observation that the proposals may depend on, in the order of proposal.
+    ``running``: prompts whose next evaluation is under way.
+    """
 
     bracket: Bracket
     count: int
+    observed: tuple[Observation, ...]
+    running: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The prompts of this rung that have no evaluation yet, in the order of the proposal."""
+    """All prompts of one rung, in the order of the proposal; the incumbent of a gated bracket comes last.
+
+    ``wave``: how early the result is needed; engines with a choice take the lower one first.
+    """
 
     bracket: Bracket
     rung: int
     fidelity: int
     prompt_ids: tuple[str, ...]
+    wave: int
 
 
-@dataclass(frozen=True)
-class Done:
-    """No bracket is left, or the budget pays for none of them."""
-
-
-Action = Propose | Evaluate | Done
+Action = Propose | Evaluate
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the walk stands, for display. ``done`` and ``planned`` are evaluations; ``planned`` is an upper bound."""
+    """Where the walk stands, for display: its first open bracket, of ``open`` ones in all (0 at the end).
+
+    ``done`` and ``planned`` are evaluations; ``planned`` is an upper bound.
+    """
 
     bracket: int
     brackets: int
+    open: int
     stage: Stage
     rung: int
     rungs: int
@@ -60,11 +71,15 @@ class Snapshot:
 
 
 class Hyperband:
-    """Successive halving through ``brackets``, one after the other, within ``max_calls`` evaluations (0: no limit).
+    """Successive halving through ``brackets`` within ``max_calls`` evaluations (0: no limit), ``overlap`` rungs apart.
+
+    A bracket opens when the one before it has ``overlap`` rungs left, and at least one complete. Count a tick for each
+    rung: what a bracket's proposals, gate and budget depend on is exactly what is complete at the tick it opens
+    (``brackets.ticks``), for them all else is still running. Promotion is that of synchronous successive halving.
 
     A prompt is charged, for a rung, the examples beyond the highest fidelity it was charged before. With a budget a
-    bracket is narrowed when it opens, to what its worst case may still cost: the seeds' race and Hyperband share
-    ``1 - invbo_share`` of it, InvBO has the rest.
+    bracket is narrowed when it opens, to what its worst case may still cost besides the worst case of those that are
+    open: the seeds' race and Hyperband share ``1 - invbo_share`` of it, InvBO has the rest.
 
     Promotion: fewest errors at equal fidelity; ties by a hash of seed, bracket and prompt. A prompt with calls that
     failed for good is out. In a gated bracket the incumbent runs along (on examples it has been paid for, so at no
@@ -75,8 +90,10 @@ class Hyperband:
     Raises ``InputError`` when ``max_calls`` cannot pay for one prompt at the highest fidelity.
     """
 
-    def __init__(self, brackets: Sequence[Bracket], seed: int, max_calls: int = 0, invbo_share: float = 0.0) -> None:
+    def __init__(self, brackets: Sequence[Bracket], seed: int, max_calls: int = 0, invbo_share: float = 0.0,
+                 overlap: int = 1) -> None:
         self._brackets = tuple(brackets)
+        self._ticks = ticks(self._brackets, overlap)
         self._seed = str(seed)
         self._top = max(bracket.rungs[-1].fidelity for bracket in brackets)
         if 0 < max_calls < self._top:
@@ -86,136 +103,112 @@ class Hyperband:
         kept = invbo_share if any(bracket.stage == "invbo" for bracket in brackets) else 0.0
         before_invbo = max(self._top, int(max_calls * (1 - kept)))
         self._limits = {"seeds": before_invbo, "hyperband": before_invbo, "invbo": max_calls}
-        self._calls = 0
-        self._charged: dict[str, int] = {}
-        self._observed: dict[str, Observation] = {}
-        self._complete: dict[str, Observation] = {}
-        self._opened = 0
+        self._now = Known(self._seed, self._top)
+        self._races: list[Race] = []
+        self._wanted: Propose | None = None
         self._open_next()
 
-    def next_action(self) -> Action:
-        """What the walk waits for now; asking changes nothing."""
-        if self._bracket is None:
-            return Done()
-        if not self._entrants:
-            return Propose(self._bracket, self._bracket.rungs[0].size)
-        waiting = tuple(prompt_id for prompt_id in self._runners() if prompt_id not in self._seen)
-        return Evaluate(self._bracket, self._rung, self._bracket.rungs[self._rung].fidelity, waiting)
+    def actions(self) -> list[Action]:
+        """All that the walk waits for now, what is needed first before the rest; empty when it is over.
+
+        Asking changes nothing.
+        """
+        evaluations = [
+            Evaluate(race.bracket, len(race.rungs), race.bracket.rungs[len(race.rungs)].fidelity, race.runners(),
+                     self._ticks[position] + len(race.rungs))
+            for position, race in enumerate(self._races) if race.entrants]
+        wanted = [self._wanted] if self._wanted else []
+        return wanted + sorted(evaluations, key=lambda action: action.wave)
 
     def proposed(self, bracket_index: int, prompt_ids: Sequence[str]) -> None:
         """Enter the prompts, in order. With fewer than asked for the bracket shrinks in proportion; with none it ends.
 
         Raises ``ValueError`` when this bracket waits for no proposals, or for repeated or too many prompts.
         """
-        action = self.next_action()
-        if not isinstance(action, Propose) or action.bracket.index != bracket_index:
-            raise ValueError(f"expected proposals for {action}, got some for bracket {bracket_index}")
-        if len(set(prompt_ids)) != len(prompt_ids) or len(prompt_ids) > action.count:
-            raise ValueError(f"expected up to {action.count} distinct prompts, got {list(prompt_ids)}")
-        if not prompt_ids:
-            self._open_next()
-            return
-        self._bracket = action.bracket.resized(len(prompt_ids))
-        self._entrants = tuple(prompt_ids)
+        wanted = self._wanted
+        if wanted is None or wanted.bracket.index != bracket_index:
+            raise ValueError(f"expected proposals for {wanted}, got some for bracket {bracket_index}")
+        if len(set(prompt_ids)) != len(prompt_ids) or len(prompt_ids) > wanted.count:
+            raise ValueError(f"expected up to {wanted.count} distinct prompts, got {list(prompt_ids)}")
+        bracket = wanted.bracket.resized(len(prompt_ids)) if prompt_ids else wanted.bracket
+        incumbent = self._known_at(len(self._races)).incumbent()
+        pace = incumbent.prompt_id if bracket.stage == "invbo" and incumbent else None
+        self._races.append(Race(bracket, tuple(prompt_ids), pace))
+        self._wanted = None
+        self._open_next()
 
-    def observe(self, bracket_index: int, prompt_id: str, evaluation: Evaluation) -> list[RungResult]:
-        """Take in one evaluation; the results of the whole rung, in the order of the proposal, once it is complete.
+    def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
+        """Take in a whole rung, one evaluation for each prompt of its ``Evaluate``; what came of it, in that order.
 
-        Raises ``ValueError`` for an evaluation the walk does not wait for or that is not at the rung's fidelity.
+        Raises ``ValueError`` for what the walk does not wait for or what is not at the rung's fidelity.
         """
-        action = self.next_action()
-        if not isinstance(action, Evaluate) or bracket_index != action.bracket.index \
-                or prompt_id not in action.prompt_ids:
-            raise ValueError(f"expected an evaluation for {action}, got {prompt_id} in bracket {bracket_index}")
-        if evaluation.observation.evaluated + evaluation.failed != action.fidelity:
-            raise ValueError(f"expected {action.fidelity} examples evaluated or failed, got {evaluation}")
-        self._seen[prompt_id] = evaluation
-        return self._close_rung(action) if len(action.prompt_ids) == 1 else []
-
-    def observations(self) -> list[Observation]:
-        """Each prompt's widest observation, in the order of proposal; complete rungs only."""
-        return list(self._observed.values())
+        race = next((race for race in self._races if race.bracket.index == bracket_index and race.entrants), None)
+        seen = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
+        if race is None or rung != len(race.rungs) or tuple(seen) != race.runners():
+            raise ValueError(f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} "
+                             f"with {list(seen)}")
+        fidelity = race.bracket.rungs[rung].fidelity
+        if any(e.observation.evaluated + e.failed != fidelity for e in evaluations):
+            raise ValueError(f"expected {fidelity} examples evaluated or failed, got {list(evaluations)}")
+        bracket, entrants = race.bracket, race.entrants
+        promoted, results = race.close(seen, self._seed), []
+        for prompt_id in entrants:
+            self._now.add(fidelity, prompt_id, seen[prompt_id])
+            results.append(RungResult(bracket.index, bracket.stage, bracket.s, rung, fidelity,
+                                      seen[prompt_id].observation, prompt_id in promoted, self._now.calls))
+        self._open_next()
+        return results
 
     def incumbent(self) -> Observation | None:
         """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
-        return min(self._complete.values(), default=None,
-                   key=lambda o: (o.errors, digest("incumbent", self._seed, o.prompt_id)))
+        return self._now.incumbent()
 
     def snapshot(self) -> Snapshot:
-        """Where the walk stands; evaluations of the open rung count as done."""
-        bracket = self._bracket or self._brackets[-1]
-        position = self._rung if self._bracket else len(bracket.rungs) - 1
-        fidelity = bracket.rungs[position].fidelity
-        ahead = cost(self._brackets[self._opened:]) + (bracket.cost(self._rung) if self._bracket else 0)
-        planned = min(self._calls + ahead, self._max_calls or self._calls + ahead)
+        """Where the walk stands."""
+        opened = [race for race in self._races if race.entrants]
+        first = opened[0] if opened else self._wanted or self._races[-1]
+        bracket, rung = first.bracket, len(first.rungs) if opened else 0
+        if not opened and not self._wanted:
+            rung = len(bracket.rungs) - 1
+        ahead = sum(race.bracket.cost(len(race.rungs)) for race in opened)
+        ahead += cost([self._wanted.bracket]) if self._wanted else 0
+        ahead += cost(self._brackets[len(self._races) + bool(self._wanted):])
+        calls = self._now.calls
         return Snapshot(
-            bracket=bracket.index, brackets=len(self._brackets), stage=bracket.stage,
-            rung=position, rungs=len(bracket.rungs), fidelity=fidelity,
-            done=self._calls + sum(self._charge(prompt_id, fidelity) for prompt_id in self._seen),
-            planned=planned, incumbent=self.incumbent(),
-        )
+            bracket=bracket.index, brackets=len(self._brackets), open=len(opened) + bool(self._wanted),
+            stage=bracket.stage, rung=rung, rungs=len(bracket.rungs), fidelity=bracket.rungs[rung].fidelity, done=calls,
+            planned=min(calls + ahead, self._max_calls or calls + ahead), incumbent=self.incumbent())
 
-    def _runners(self) -> tuple[str, ...]:
-        """The prompts of this rung and, where its gate needs it, the incumbent."""
-        gated = self._pace is not None and self._rung + 1 < len(self._bracket.rungs)
-        return (*self._entrants, self._pace) if gated and self._pace not in self._entrants else self._entrants
-
-    def _charge(self, prompt_id: str, fidelity: int) -> int:
-        return max(0, fidelity - self._charged.get(prompt_id, 0))
+    # ---- opening ----
 
     def _open_next(self) -> None:
-        """Move to the next bracket that can be paid for, if there is one."""
-        self._bracket: Bracket | None = None
-        self._entrants: tuple[str, ...] = ()
-        self._rung = 0
-        self._seen: dict[str, Evaluation] = {}
-        while self._bracket is None and self._opened < len(self._brackets):
-            bracket = self._brackets[self._opened]
-            self._opened += 1
-            self._bracket = bracket
+        """Ask for the next bracket that can be paid for, once all that its proposals depend on is there."""
+        while self._wanted is None and len(self._races) < len(self._brackets) and self._is_due(len(self._races)):
+            position = len(self._races)
+            bracket, known = self._brackets[position], self._known_at(position)
             if self._max_calls:
-                self._bracket = bracket.narrowed(self._limits[bracket.stage] - self._calls)
-        incumbent = self.incumbent()
-        gated = self._bracket is not None and self._bracket.stage == "invbo" and incumbent is not None
-        self._pace = incumbent.prompt_id if gated else None
+                pending = sum(race.bracket.cost(seen) for race, seen in self._seen_at(position)
+                              if race.running_after(seen))
+                bracket = bracket.narrowed(self._limits[bracket.stage] - known.calls - pending)
+            if bracket is None:
+                self._races.append(Race(self._brackets[position], ()))
+                continue
+            running = (race.running_after(seen) for race, seen in self._seen_at(position))
+            self._wanted = Propose(bracket, bracket.rungs[0].size, tuple(known.observed.values()),
+                                   tuple(dict.fromkeys(prompt_id for ids in running for prompt_id in ids)))
 
-    def _close_rung(self, rung: Evaluate) -> list[RungResult]:
-        promoted = self._promoted(rung)
-        results = []
-        for prompt_id in self._entrants:
-            evaluation = self._seen[prompt_id]
-            observation = evaluation.observation
-            self._calls += self._charge(prompt_id, rung.fidelity)
-            self._charged[prompt_id] = max(rung.fidelity, self._charged.get(prompt_id, 0))
-            widest = self._observed.get(prompt_id)
-            if observation.evaluated and (widest is None or widest.evaluated < observation.evaluated):
-                self._observed[prompt_id] = observation
-            if rung.fidelity == self._top and not evaluation.failed:
-                self._complete[prompt_id] = observation
-            results.append(RungResult(rung.bracket.index, rung.bracket.stage, rung.bracket.s, rung.rung, rung.fidelity,
-                                      observation, prompt_id in promoted, self._calls))
-        if promoted:
-            self._rung += 1
-            self._entrants = tuple(prompt_id for prompt_id in self._entrants if prompt_id in promoted)
-            self._seen = {}
-        else:
-            self._open_next()
-        return results
+    def _is_due(self, position: int) -> bool:
+        return all(len(race.rungs) >= seen or not race.entrants for race, seen in self._seen_at(position))
 
-    def _promoted(self, rung: Evaluate) -> set[str]:
-        if rung.rung + 1 == len(rung.bracket.rungs):
-            return set()
-        eligible = [prompt_id for prompt_id in self._entrants
-                    if not self._seen[prompt_id].failed and self._passes_gate(prompt_id)]
-        eligible.sort(key=lambda prompt_id: (self._seen[prompt_id].observation.errors,
-                                             digest("tie", self._seed, str(rung.bracket.index), prompt_id)))
-        return set(eligible[:rung.bracket.rungs[rung.rung + 1].size])
+    def _seen_at(self, position: int) -> list[tuple[Race, int]]:
+        """The brackets before ``position``, each with how many of its rungs are complete at the tick this one opens."""
+        return [(race, min(len(race.bracket.rungs), self._ticks[position] - self._ticks[i]))
+                for i, race in enumerate(self._races[:position])]
 
-    def _passes_gate(self, prompt_id: str) -> bool:
-        """In integers: excess <= sqrt(e (f - e) / f). Without a complete score of the incumbent nothing is gated."""
-        pace = self._seen.get(self._pace) if self._pace is not None else None
-        if pace is None or pace.failed:
-            return True
-        errors, examples = pace.observation.errors, pace.observation.evaluated
-        excess = self._seen[prompt_id].observation.errors - errors
-        return excess <= 0 or excess * excess * examples <= errors * (examples - errors)
+    def _known_at(self, position: int) -> Known:
+        known = Known(self._seed, self._top)
+        for race, seen in self._seen_at(position):
+            for rung, rows in zip(race.bracket.rungs, race.rungs[:seen], strict=False):
+                for prompt_id, evaluation, _ in rows:
+                    known.add(rung.fidelity, prompt_id, evaluation)
+        return known

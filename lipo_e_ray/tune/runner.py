@@ -12,7 +12,6 @@ from pathlib import Path
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -23,9 +22,10 @@ from lipo_e_ray.tune.bo_actor import BOActor, Proposer
 from lipo_e_ray.tune.hyperband import Hyperband, Snapshot
 from lipo_e_ray.tune.scheduler import BracketScheduler
 from lipo_e_ray.tune.searcher import ProposalSearcher
-from lipo_e_ray.tune.trainable import PromptTrial
+from lipo_e_ray.tune.trainable import BracketTrial
 
 TRIAL_CPUS = 0.01  # a trial only waits; Tune refuses 0
+MAX_TRIALS = 1000  # no limit: the schedule has one
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box even at verbose=0; the old one see _Silent
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -50,11 +50,10 @@ def tune_search(
     hyperband: Hyperband,
     service: ActorHandle,
     bo_actor: ActorHandle,
-    concurrency: int,
     storage: Path,
     on_event: Callable[[Snapshot], object] = lambda snapshot: None,
 ) -> None:
-    """Walk ``hyperband`` to its end with up to ``concurrency`` evaluations at a time.
+    """Walk ``hyperband`` to its end; all that it waits for at a time is evaluated side by side.
 
     ``storage``: the run folder; Tune's own files live in a temporary folder in it. ``on_event`` is called, in this
     thread, when proposals have come and when a rung is complete.
@@ -66,15 +65,14 @@ def tune_search(
         on_event(hyperband.snapshot())
 
     walk = Walk(hyperband, on_rung)
-    trials: dict[str, Trial] = {}
-    searcher = ProposalSearcher(walk, bo_actor, trials, concurrency, lambda: on_event(hyperband.snapshot()))
-    trainable = tune.with_resources(tune.with_parameters(PromptTrial, service=service), {"cpu": TRIAL_CPUS})
+    searcher = ProposalSearcher(walk, bo_actor, lambda: on_event(hyperband.snapshot()))
+    trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                num_samples=-1, search_alg=searcher, scheduler=BracketScheduler(walk, trials, concurrency),
-                max_concurrent_trials=concurrency, reuse_actors=True,
+                num_samples=-1, search_alg=searcher, scheduler=BracketScheduler(walk),
+                max_concurrent_trials=MAX_TRIALS, reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

@@ -1,4 +1,4 @@
-"""Tune's ``Searcher``: turns the walk's proposals into trials, one prompt each."""
+"""Tune's ``Searcher``: turns the walk's proposals into trials, one bracket each."""
 
 from __future__ import annotations
 
@@ -7,67 +7,57 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from lipo_e_ray.engine.pool import result
 from lipo_e_ray.search import Walk
-from lipo_e_ray.tune.hyperband import Done, Propose
+from lipo_e_ray.tune.hyperband import Evaluate, Propose
 
 
-def active(trials: dict[str, Trial]) -> int:
-    """Trials that hold an actor or wait for one. Tune's own limiter counts paused trials too, and deadlocks a rung."""
-    return sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials.values())
+def trial_config(walk: Walk, action: Evaluate) -> dict[str, Any]:
+    """What a trial needs for one rung, see ``BracketTrial``."""
+    return {"bracket": action.bracket.index, "rung": action.rung, "fidelity": action.fidelity, "wave": action.wave,
+            "prompts": [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]}
 
 
 class ProposalSearcher(Searcher):
-    """Asks the BO actor for a bracket's prompts and hands them out while fewer than ``concurrency`` trials are active.
+    """Asks the BO actor for the next bracket's prompts while others run, and hands a bracket out once it has them."""
 
-    ``trials`` (prompt id -> trial of the open bracket) is shared with the scheduler, which fills it.
-    """
-
-    def __init__(self, walk: Walk, bo_actor: ActorHandle, trials: dict[str, Trial], concurrency: int,
-                 on_proposals: Callable[[], object]) -> None:
+    def __init__(self, walk: Walk, bo_actor: ActorHandle, on_proposals: Callable[[], object]) -> None:
         super().__init__()
         self._walk = walk
         self._bo_actor = bo_actor
-        self._trials = trials
-        self._concurrency = concurrency
         self._on_proposals = on_proposals
         self._pending: ray.ObjectRef | None = None
+        self._started: set[int] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; ``None`` while there is nothing to start. Never blocks Tune's event loop.
 
         Raises what the BO actor raised.
         """
-        action = self._walk.hyperband.next_action()
-        if isinstance(action, Propose) and self._proposals_are_in(action):
-            action = self._walk.hyperband.next_action()
-        if isinstance(action, Done):
+        hyperband = self._walk.hyperband
+        if (actions := hyperband.actions()) and isinstance(actions[0], Propose):
+            self._take_proposals(actions[0])
+        if not (actions := hyperband.actions()):
             return Searcher.FINISHED
-        if isinstance(action, Propose) or active(self._trials) >= self._concurrency:
-            return None
-        for prompt_id in action.prompt_ids:
-            trial = self._trials.get(prompt_id)
-            if trial is None or trial.config["bracket"] != action.bracket.index:
-                return {"prompt": self._walk.prompts[prompt_id], "bracket": action.bracket.index,
-                        "fidelity": action.fidelity}
+        for action in actions:
+            if isinstance(action, Evaluate) and action.bracket.index not in self._started:
+                self._started.add(action.bracket.index)
+                return trial_config(self._walk, action)
         return None
 
-    def _proposals_are_in(self, action: Propose) -> bool:
+    def _take_proposals(self, action: Propose) -> None:
         if self._pending is None:
-            self._pending = self._bo_actor.propose.remote(action.bracket, action.count, self._walk.observed())
-        if not ray.wait([self._pending], timeout=0)[0]:
-            return False
-        proposals = result(self._pending)
-        self._pending = None
-        self._walk.enter(action.bracket, proposals)
-        self._on_proposals()
-        return True
+            self._pending = self._bo_actor.propose.remote(self._walk.request(action))
+        if ray.wait([self._pending], timeout=0)[0]:
+            proposals = result(self._pending)
+            self._pending = None
+            self._walk.enter(action.bracket, proposals)
+            self._on_proposals()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """True: ``suggest`` keeps to the limit itself."""
+        """True: no limit is needed. Tune's own limiter counts paused trials too, and deadlocks a rung."""
         return True
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""The trial: it asks the evaluation service and waits. It holds no model, so its process must not import torch."""
+"""The trial: one bracket, a rung per step. It holds no model, so its process must not import torch.
+
+A trial per bracket and not per prompt: Tune's cost (some 10 ms, and a process) is then paid per rung, a rung goes to
+the engines at once, and a handful of processes fills 64 engines (docs/log.md).
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,21 @@ from ray import tune
 from ray.actor import ActorHandle
 
 from lipo_e_ray.engine.pool import result
-from lipo_e_ray.types import Evaluation, Observation
 
 
-class PromptTrial(tune.Trainable):
-    """Evaluates ``config["prompt"]`` on the first ``config["fidelity"]`` validation examples, once per step."""
+class BracketTrial(tune.Trainable):
+    """Evaluates ``config["prompts"]`` on the first ``config["fidelity"]`` validation examples, once per step."""
 
     def setup(self, config: dict[str, Any], service: ActorHandle) -> None:
         self._service = service
 
-    def step(self) -> dict[str, int]:
-        """Integer counts, see ``evaluation_of``. Raises what the service raises."""
-        reference = self._service.evaluate.remote(self.config["prompt"], "validation", self.config["fidelity"])
-        evaluation: Evaluation = result(reference)
-        observation = evaluation.observation
-        return {"errors": observation.errors, "evaluated": observation.evaluated,
-                "unparseable": observation.unparseable, "failed": evaluation.failed, "new_calls": evaluation.new_calls}
+    def step(self) -> dict[str, Any]:
+        """One ``Evaluation`` per prompt, in order, under ``evaluations``. Raises what the service raises."""
+        config = self.config
+        return {"evaluations": result([
+            self._service.evaluate.remote(prompt, "validation", config["fidelity"], config["wave"])
+            for prompt in config["prompts"]])}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The process goes on with another prompt; Tune has already put ``new_config`` into ``self.config``."""
+        """The process goes on with another rung; Tune has already put ``new_config`` into ``self.config``."""
         return True
-
-
-def evaluation_of(prompt_id: str, counts: dict[str, Any]) -> Evaluation:
-    """The evaluation a trial reported."""
-    observation = Observation(prompt_id, counts["errors"], counts["evaluated"], counts["unparseable"])
-    return Evaluation(observation, counts["failed"], counts["new_calls"])

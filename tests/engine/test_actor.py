@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -17,8 +19,12 @@ class StubActor:
 
     def __init__(self, error=None):
         self.ready = self
+        self.__ray_ready__ = SimpleNamespace(remote=self.placed)
         self.error = error
         self.killed = False
+
+    async def placed(self):
+        """It has a process."""
 
     async def remote(self):
         if self.error:
@@ -33,7 +39,7 @@ def made(monkeypatch):
     return []
 
 
-def slot_with(made, errors, expected=PRINTS):
+def slot_with(made, errors, expected=PRINTS, changed=lambda slot: None):
     """A slot whose successive actors fail at start with ``errors``; then they start."""
     errors = iter(errors)
 
@@ -41,7 +47,7 @@ def slot_with(made, errors, expected=PRINTS):
         made.append(StubActor(next(errors, None)))
         return made[-1]
 
-    return EngineSlot(0, make_actor, expected, 1)
+    return EngineSlot(0, make_actor, expected, changed)
 
 
 def test_a_start_that_fails_is_tried_again_with_a_new_actor(made):
@@ -78,6 +84,48 @@ def test_an_engine_with_other_fingerprints_is_refused(made):
     assert isinstance(slot.lost, InputError)
     assert "other-model" in str(slot.lost)
     assert made[0].killed
+
+
+def test_an_engine_may_wait_for_its_resources_but_not_take_forever_to_start(made, monkeypatch):
+    monkeypatch.setattr(module, "START_TIMEOUT_S", 0.01)
+
+    async def go():
+        resources = asyncio.Event()
+        monkeypatch.setattr(StubActor, "placed", lambda self: resources.wait())
+        slot = slot_with(made, [])
+        await asyncio.sleep(0.1)
+        assert not slot.starting.done() and not made[0].killed
+        made[0].remote = partial(asyncio.sleep, 3600)
+        resources.set()
+        await slot.starting
+        return slot
+
+    assert asyncio.run(go()).ready
+    assert [actor.killed for actor in made] == [True, False]
+
+
+def test_who_is_told_what_becomes_of_it(made):
+    async def go():
+        told = []
+        slot = slot_with(made, [], changed=lambda slot: told.append((slot.ready, slot.lost is not None)))
+        for _ in range(MAX_DEATHS):
+            await slot.starting
+            await asyncio.sleep(0)
+            slot.broke(slot.actor, "gone")
+        return told
+
+    assert asyncio.run(go()) == [(True, False), (False, False)] * (MAX_DEATHS - 1) + [(True, False), (False, True)]
+
+
+def test_what_nobody_expected_of_a_start_is_told_too(made):
+    async def go():
+        slot = slot_with(made, [RuntimeError("a defect")])
+        await asyncio.wait([slot.starting])
+        await asyncio.sleep(0)
+        return slot
+
+    slot = asyncio.run(go())
+    assert str(slot.lost) == "a defect" and not slot.ready
 
 
 def test_several_failed_requests_are_one_death(made):

@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from lipo_e_ray.engine.pool import SPILL, EnginePool, EnginesConfig, result, start_service
+from lipo_e_ray.engine import pool as module
+from lipo_e_ray.engine.pool import EnginePool, EnginesConfig, result, start_service
 from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.types import EngineError, Fingerprints, InputError, Observation, Prompt, Sampling
 
@@ -90,6 +92,13 @@ def test_an_engine_killed_in_the_middle_of_its_work(start, fake_engines):
     assert max(fake_engines.calls.values()) <= 2
 
 
+def test_an_engine_that_waits_for_its_resources_holds_up_nothing(start):
+    service = start(EnginesConfig(count=3, num_gpus=0, num_cpus=1, timeout_s=60))  # of two CPUs
+    assert result(service.evaluate.remote(PROMPT, "validation", 96)).observation == WHOLE
+    progress = result(service.progress.remote())
+    assert 1 <= progress.engines_ready <= 2 and progress.engines == 3
+
+
 def test_a_model_that_cannot_be_loaded_is_the_callers_input_error(start, fake_engines):
     fake_engines.order("refuse")
     service = start()
@@ -106,57 +115,127 @@ def test_an_unusable_ledger_is_the_callers_input_error(ray_cluster, path, small_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"num_gpus": -1}, {"in_flight": 0}, {"timeout_s": 0}])
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"num_gpus": -1}, {"num_gpus": 1.5}, {"in_flight": 0},
+                                   {"timeout_s": 0}])
 def test_a_config_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match="engines: expected"):
         EnginesConfig(**wrong)
 
 
-def slots(*loads, ready=True):
-    return [SimpleNamespace(number=number, load=load, ready=ready, lost=None) for number, load in enumerate(loads)]
+def test_a_config_may_share_a_gpu_or_take_several():
+    for num_gpus in (0, 0.5, 1, 2):
+        assert EnginesConfig(num_gpus=num_gpus).num_gpus == num_gpus
+
+
+class StubCluster:
+    """In Ray's place: nodes with GPUs, and actors that answer nothing."""
+
+    def __init__(self, *gpus, lost=()):
+        self.gpus = list(gpus)
+        self.lost = lost
+        self.reserved = Counter()
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(n)} if n else {"CPU": 4.0}} for n in self.gpus
+                ] + [{"Alive": False, "Resources": {"GPU": 8.0}}]
+
+    def remote(self, *_):
+        return self
+
+    def options(self, num_gpus, **_):
+        self.reserved[num_gpus] += 1
+        return self
+
+    def put(self, value):
+        return value
+
+
+class StubSlot:
+    """An engine that is soon ready, or lost if its cluster says so; one after the other."""
+
+    def __init__(self, number, make_actor, expected, changed):
+        self.number, self.cluster, self.changed = number, make_actor(), changed
+        self.actor, self.lost, self.ready = self.cluster.actor, None, False
+        self.starting = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01 * number, self.begin)
+
+    def begin(self):
+        self.lost = EngineError(f"{self.number} is gone") if self.number in self.cluster.lost else None
+        self.ready = self.lost is None
+        self.changed(self)
+
+    def answered(self):
+        pass
+
+    def kill(self):
+        self.actor = None
 
 
 @pytest.fixture
-def choose(small_task):
-    """The number of the engine a pool chooses among these slots."""
-    def choose(slots, prompt_id, avoid=None):
-        pool = EnginePool(small_task, PRINTS, lambda: None, ONE)
-        pool._slots = slots
-        return asyncio.run(pool._choose(prompt_id, avoid)).number
-    return choose
+def stub_pool(monkeypatch, small_task):
+    """A pool on a cluster of stubs."""
+    def stub_pool(cluster, **config):
+        async def answer(*_):
+            return []
+
+        actor = SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name in ("evaluate", "generate", "close")})
+        cluster.actor = actor
+        monkeypatch.setattr(module, "ray", cluster)
+        monkeypatch.setattr(module, "EngineSlot", StubSlot)
+        monkeypatch.setattr(module, "FOLLOW_S", 0.01)
+        return EnginePool(small_task, PRINTS, lambda: None, EnginesConfig(**config))
+    return stub_pool
 
 
-def test_a_prompt_stays_with_its_engine_and_prompts_spread(choose):
-    homes = {f"prompt {i}": choose(slots(0, 0, 0, 0), f"prompt {i}") for i in range(40)}
-    assert set(homes.values()) == {0, 1, 2, 3}
-    for prompt_id, home in homes.items():
-        loads = [0, 0, 0, 0]
-        loads[home] = SPILL
-        assert choose(slots(*loads), prompt_id) == home
-        loads[home] = SPILL + 1
-        assert choose(slots(*loads), prompt_id) != home
+async def first_call(pool):
+    return await asyncio.wait_for(pool.generate([], [], None), 10)
 
 
-def test_when_an_engine_goes_only_its_own_prompts_move(choose):
-    for i in range(40):
-        home = choose(slots(0, 0, 0), f"prompt {i}")
-        left = [slot for slot in slots(0, 0, 0) if slot.number != 2]
-        assert choose(left, f"prompt {i}") == home or home == 2
+@pytest.mark.parametrize(("gpus", "num_gpus", "engines", "reserved"), [
+    ((0, 0), 1, 1, 0), ((4,), 0, 1, 0), ((1, 2), 1, 3, 1), ((1, 10), 0.9, 11, 0.9), ((2,), 0.5, 4, 0.5),
+    ((3, 3), 2, 2, 2),
+])
+def test_one_engine_for_every_gpu(stub_pool, gpus, num_gpus, engines, reserved):
+    async def go():
+        pool = stub_pool(cluster := StubCluster(*gpus), num_gpus=num_gpus)
+        assert pool.sizes() == (0, 0)
+        await first_call(pool)
+        await asyncio.sleep(0.2)
+        assert pool.sizes() == (engines, engines)
+        assert cluster.reserved == {reserved: 1}
+        await pool.close()
+        assert pool.sizes() == (0, 0)
+
+    asyncio.run(go())
 
 
-def test_another_engine_is_tried_if_there_is_one(choose):
-    home = choose(slots(0, 0), "p")
-    assert choose(slots(0, 0), "p", avoid=home) == 1 - home
-    assert choose(slots(0), "p", avoid=0) == 0
+@pytest.mark.parametrize(("config", "grown"), [({}, 4), ({"count": 2}, 2)])
+def test_gpus_that_join_get_an_engine_unless_the_count_is_given(stub_pool, config, grown):
+    async def go():
+        pool = stub_pool(cluster := StubCluster(2), **config)
+        await first_call(pool)
+        await asyncio.sleep(0.1)
+        assert pool.sizes() == (2, 2)
+        cluster.gpus = [1]  # one went: its place remains
+        await asyncio.sleep(0.1)
+        assert pool.sizes() == (2, 2)
+        cluster.gpus = [1, 3]
+        await asyncio.sleep(0.3)
+        assert pool.sizes() == (grown, grown)
+        turns = [pool.generate([], [], None) for _ in range(grown)]
+        assert {engine for engine, _ in await asyncio.gather(*turns)} <= set(range(grown))
+        await pool.close()
+
+    asyncio.run(go())
 
 
-def test_generations_go_to_the_least_loaded(choose):
-    assert choose(slots(3, 1, 2), None) == 1
+def test_only_when_all_engines_are_given_up_everyone_is_told_why(stub_pool):
+    async def go(lost):
+        pool = stub_pool(StubCluster(2, lost=lost))
+        answers = await asyncio.gather(first_call(pool), first_call(pool), return_exceptions=True)
+        answers += await asyncio.gather(first_call(pool), return_exceptions=True)
+        await pool.close()
+        return [str(answer) for answer in answers]
 
-
-def test_without_a_living_engine_there_is_an_error(choose):
-    gone = slots(0, 0, ready=False)
-    for slot in gone:
-        slot.lost = EngineError("all gone")
-    with pytest.raises(EngineError, match="all gone"):
-        choose(gone, "p")
+    assert asyncio.run(go({0})) == [str((1, []))] * 3
+    assert asyncio.run(go({0, 1})) == ["1 is gone"] * 3

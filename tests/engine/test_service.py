@@ -36,12 +36,14 @@ class LocalPool:
         self.engine = engine
         self.examples = {example.id: example for example in (*task.validation, *task.test)}
         self.avoided = []
+        self.waves = []
         self.chunks = []
         self.error = None
         self.gate = None  # when set, all but the first chunk wait for it
 
-    async def evaluate(self, prompt, example_ids, avoid):
+    async def evaluate(self, prompt, example_ids, avoid, wave):
         self.avoided.append(avoid)
+        self.waves.append(wave)
         self.chunks.append(len(example_ids))
         if self.error:
             raise self.error
@@ -178,6 +180,18 @@ def test_a_failure_is_retried_on_another_engine_and_is_not_an_error_of_the_promp
     assert (avoided, chunks) == ([None, 0], [16, 1])
     assert [failure.error for failure in look(lambda ledger: ledger.failures())] == ["no answer"]
     assert look(lambda ledger: ledger.calls()) == 17
+
+
+def test_the_wave_goes_along_with_every_chunk_and_every_retry(opened, fake_engines):
+    fake_engines.order("fail")
+
+    async def go():
+        async with opened() as (service, pool):
+            await service.evaluate(PROMPT, "validation", 20, wave=7)
+            await service.evaluate(PROMPT, "validation", 21)
+            return pool.waves
+
+    assert asyncio.run(go()) == [7, 7, 7, 0]
 
 
 def test_failed_for_good_is_counted_apart_and_tried_again_when_asked_again(opened, fake_engines, look, small_task):

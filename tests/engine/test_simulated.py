@@ -1,5 +1,8 @@
 import asyncio
+import math
+import random
 import time
+from dataclasses import replace
 
 import pytest
 from contract import CHATS, EngineContract
@@ -72,21 +75,175 @@ def test_writes_instructions():
     assert len(texts) > 15 and all(clean_instruction(text) == text for text in texts)
 
 
-def test_latency_grows_with_waiting_and_shrinks_with_a_cached_prefix():
-    prompt = Prompt(GOOD, EXAMPLES[:8])
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer instead of waiting for it."""
 
-    async def two_passes(slots):
-        engine = SimulatedEngine(latency=Latency(prefill_rate=1e4, decode_rate=1e3, max_num_seqs=slots, scale=5))
-        times, cached = [], []
-        for _ in range(2):
-            start = time.perf_counter()
-            outcomes = await engine.evaluate(prompt, EXAMPLES[:8])
-            times.append(time.perf_counter() - start)
-            cached.append([o.cached_tokens for o in outcomes])
-        return times, cached
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
 
-    (cold, warm), (first, second) = asyncio.run(two_passes(8))
-    assert sorted(first)[0] == 0 and len(set(second)) == 1 and second[0] == max(first) > 0
-    assert warm < cold
-    serial, _ = asyncio.run(two_passes(1))[0]
-    assert serial > cold
+    def time(self):
+        return self.now
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.now = max(self.now, self._scheduled[0].when())
+        super()._run_once()
+
+
+def virtually(go):
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(go())
+
+
+async def timed(awaitable):
+    """Its answer and the time at which it came."""
+    return await awaitable, asyncio.get_running_loop().time()
+
+
+LATENCY = Latency(prefill_rate=1000, step_s=0.01, token_s=0.001, max_num_seqs=4, answer_tokens=100)
+PROMPT = Prompt(GOOD, EXAMPLES[:8])
+
+
+def test_a_lone_request_takes_its_prefill_and_its_steps_and_the_second_has_its_prefix_cached():
+    async def go():
+        engine = SimulatedEngine(latency=LATENCY)
+        (first,), one = await timed(engine.evaluate(PROMPT, EXAMPLES[10:11]))
+        (second,), two = await timed(engine.evaluate(PROMPT, EXAMPLES[11:12]))
+        assert first.cached_tokens == 0 < second.cached_tokens < second.prompt_tokens == first.prompt_tokens
+        assert one == pytest.approx(LATENCY.alone(first.prompt_tokens, first.completion_tokens))
+        uncached = second.prompt_tokens - second.cached_tokens
+        assert two - one == pytest.approx(LATENCY.alone(uncached, second.completion_tokens))
+        assert engine.busy_s == pytest.approx(two)
+        await asyncio.sleep(5)  # idle
+        await engine.close()  # forgets the prefix
+        assert (await engine.evaluate(PROMPT, EXAMPLES[10:11])) == [first]
+        assert engine.busy_s == pytest.approx(two + one)
+
+    virtually(go)
+
+
+def test_a_full_batch_takes_the_work_of_its_requests():
+    latency = replace(LATENCY, max_num_seqs=16)
+
+    async def go():
+        engine = SimulatedEngine(latency=latency)
+        outcomes, seconds = await timed(engine.evaluate(PROMPT, EXAMPLES))
+        work = sum(latency.work(o.prompt_tokens - o.cached_tokens, o.completion_tokens) for o in outcomes)
+        assert work <= seconds < 1.05 * work  # at the end the batch is not full
+        assert [o.cached_tokens > 0 for o in outcomes] == [False] + [True] * (len(EXAMPLES) - 1)
+
+    virtually(go)
+
+
+def test_a_prefill_stalls_what_decodes_and_a_larger_batch_is_slower():
+    async def go():
+        engine = SimulatedEngine(latency=LATENCY)
+        first = asyncio.create_task(timed(engine.evaluate(PROMPT, EXAMPLES[10:11])))
+        await asyncio.sleep(0.8)  # in the middle of its decoding
+        second = asyncio.create_task(timed(engine.evaluate(Prompt(BAD), EXAMPLES[11:12])))
+        ((one,), end), ((two,), last) = await first, await second
+        prefill, stall = one.prompt_tokens / 1000, two.prompt_tokens / 1000
+        alone = (0.8 - prefill) / 0.011  # steps of a batch of one
+        assert 0 < alone < one.completion_tokens
+        together = one.completion_tokens - alone  # steps of a batch of two
+        assert together < two.completion_tokens
+        assert end == pytest.approx(0.8 + stall + 0.012 * together)
+        assert last == pytest.approx(end + 0.011 * (two.completion_tokens - together))
+
+    virtually(go)
+
+
+def test_who_finds_no_place_waits_in_order():
+    async def go():
+        engine = SimulatedEngine(latency=replace(LATENCY, max_num_seqs=1))
+        calls = [asyncio.create_task(timed(engine.evaluate(PROMPT, [example]))) for example in EXAMPLES[10:20]]
+        ends = [end for _, end in await asyncio.gather(*calls)]
+        assert ends == sorted(ends) and len(set(ends)) == len(ends)
+
+    virtually(go)
+
+
+def test_lengths_spread_around_their_mean_and_change_no_answer():
+    async def go():
+        return await SimulatedEngine(latency=LATENCY).evaluate(PROMPT, EXAMPLES)
+
+    outcomes = virtually(go)
+    lengths = [o.completion_tokens for o in outcomes]
+    assert (min(lengths), max(lengths)) == (pytest.approx(50, abs=5), pytest.approx(150, abs=5))
+    assert sum(lengths) / len(lengths) == pytest.approx(100, abs=5)
+    without = asyncio.run(SimulatedEngine().evaluate(PROMPT, EXAMPLES))
+    assert [(o.status, o.text, o.prompt_tokens) for o in outcomes] == [
+        (o.status, o.text, o.prompt_tokens) for o in without]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_clock_of_steps_agrees_with_a_simulation_step_by_step(seed):
+    """Random arrivals; answers of whole steps, which the plain simulation takes one at a time."""
+    rng = random.Random(seed)
+    latency = replace(LATENCY, prefill_rate=1e12, token_s=0.0, answer_tokens=20)  # steps of one length, no stalls
+    arrivals = sorted(rng.sample(range(400), 60))
+
+    async def ask(engine, step, i):
+        await asyncio.sleep(step * latency.step_s)
+        (outcome,), end = await timed(engine.evaluate(PROMPT, EXAMPLES[i:i + 1]))
+        return round(end / latency.step_s), outcome.completion_tokens
+
+    async def go():
+        engine = SimulatedEngine(latency=latency)
+        return await asyncio.gather(*(ask(engine, step, i) for i, step in enumerate(arrivals)))
+
+    ends = virtually(go)
+    expected, running, waiting, step = [None] * len(arrivals), {}, list(range(len(arrivals))), 0
+    while waiting or running:
+        running = {i: left for i, left in running.items() if left}
+        while waiting and arrivals[waiting[0]] <= step and len(running) < latency.max_num_seqs:
+            i = waiting.pop(0)
+            running[i] = ends[i][1]
+        step += 1
+        running = {i: left - 1 for i, left in running.items()}
+        expected = [step if running.get(i) == 0 else end for i, end in enumerate(expected)]
+    assert [end for end, _ in ends] == expected
+
+
+def test_a_caller_that_gives_up_stops_nobody_else():
+    async def go():
+        engine = SimulatedEngine(latency=LATENCY)
+        first, second = (asyncio.create_task(engine.evaluate(PROMPT, EXAMPLES[i:i + 1])) for i in (10, 11))
+        await asyncio.sleep(0.8)
+        first.cancel()
+        assert len(await second) == 1
+        await asyncio.sleep(10)
+        assert len(await engine.evaluate(PROMPT, EXAMPLES[12:13])) == 1
+
+    virtually(go)
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_an_instant_engine_takes_what_comes_in_the_middle(ticks):
+    async def later(engine, i):
+        for _ in range(ticks * i):
+            await asyncio.sleep(0)
+        return await engine.evaluate(PROMPT, EXAMPLES[i:i + 1])
+
+    async def go():
+        engine = SimulatedEngine(latency=Latency(math.inf, 0.0, 0.0, 4, answer_tokens=0))
+        answers = [outcome.text for answer in await asyncio.gather(*(later(engine, i) for i in range(6)))
+                   for outcome in answer]
+        assert answers == [outcome.text for outcome in await SimulatedEngine().evaluate(PROMPT, EXAMPLES[:6])]
+        assert asyncio.get_running_loop().time() == 0
+
+    virtually(go)
+
+
+def test_scale_is_the_speed_of_everything_and_real_time_works_too():
+    async def go(scale):
+        latency = replace(LATENCY, scale=scale)
+        engine = SimulatedEngine(latency=latency)
+        return (await timed(engine.evaluate(PROMPT, EXAMPLES[:8])))[1]
+
+    assert virtually(lambda: go(0.01)) == pytest.approx(0.01 * virtually(lambda: go(1)))
+    assert virtually(lambda: go(0)) == 0
+    start = time.perf_counter()
+    asyncio.run(go(0.1))
+    assert time.perf_counter() - start > 0.99 * virtually(lambda: go(0.1))

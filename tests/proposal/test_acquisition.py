@@ -80,6 +80,18 @@ def test_greedy_batch_conditions_as_a_gp_does():
     assert picks != greedy_batch(mean, covariance, 1e-9, best, 5)
 
 
+def test_pending_candidates_count_as_measured_at_their_means_in_any_order():
+    generator = torch.Generator().manual_seed(4)
+    root, mean = torch.randn(40, 12, dtype=D, generator=generator), torch.rand(40, dtype=D, generator=generator)
+    covariance, noise, pending = root @ root.T / 40, 0.02, list(range(30, 40))
+    cross = covariance[:30, 30:]
+    known = torch.linalg.inv(covariance[30:, 30:] + noise * torch.eye(10, dtype=D))
+    rest = greedy_batch(mean[:30], covariance[:30, :30] - cross @ known @ cross.T, noise, 0.1, 6)
+    assert greedy_batch(mean, covariance, noise, 0.1, 6, pending) == rest
+    assert greedy_batch(mean, covariance, noise, 0.1, 6, pending[::-1]) == rest
+    assert greedy_batch(mean[:30], covariance[:30, :30], noise, 0.1, 6) != rest
+
+
 def test_greedy_batch_spreads_over_twins():
     covariance = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.9]], dtype=D)
     assert greedy_batch(torch.zeros(3, dtype=D), covariance, 1e-6, 0.0, 3) == [0, 2, 1]

@@ -26,9 +26,11 @@ def test_trust_region_length(improved, length):
 
 
 def test_history_compares_each_iteration_with_all_before_it():
-    assert history([0.5, 0.4, 0.6, 0.3, 0.3, 0.9, 0.2], first=2, q=2) == [True, False, True]
-    assert history([0.5, 0.4], first=2, q=2) == []
-    assert history([0.5, 0.4, 0.4], first=0, q=2) == [True, False]
+    errors = [0.5, 0.4, 0.6, 0.3, 0.3, 0.9, 0.2]
+    assert history(errors, [True] * 7, first=2, q=2) == [True, False, True]
+    assert history(errors, [True] * 5 + [False, True], first=2, q=2) == [True, True]
+    assert history([0.5, 0.4], [True] * 2, first=2, q=2) == []
+    assert history([0.5, 0.4, 0.4], [True] * 3, first=0, q=2) == [True, False]
 
 
 def test_targets_lie_in_the_trust_region_of_the_anchor():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lipo_e_ray.config import ProposalConfig
-from lipo_e_ray.types import Observation, Prompt
+from lipo_e_ray.types import Observation, Prompt, Request
 from tests.proposal.fakes import (
     KNOWN,
     POOL,
@@ -21,19 +21,23 @@ from tests.proposal.fakes import (
 OBSERVED = random_observations(30, 1, list(KNOWN))
 
 
+def ask(stage, bracket, n, observed=(), running=()):
+    return Request(stage, bracket, n, tuple(observed), tuple(running))
+
+
 def test_seeds_come_without_exemplars_in_order():
-    proposals = make_proposer().propose("seeds", 0, 3, [])
+    proposals = make_proposer().propose(ask("seeds", 0, 3))
     assert [p.prompt for p in proposals] == [Prompt(text) for text in list(KNOWN)[:3]]
     assert {(p.origin.source, p.origin.stage, p.origin.bracket) for p in proposals} == {("seed", "seeds", 0)}
 
 
 def test_only_seeds_and_files_are_seeds():
     known = {"one": "ape", "two": "file", "three": "seed"}
-    assert [p.prompt.instruction for p in make_proposer(known=known).propose("seeds", 0, 9, [])] == ["two", "three"]
+    assert [p.prompt.instruction for p in make_proposer(known=known).propose(ask("seeds", 0, 9))] == ["two", "three"]
 
 
 def test_without_observations_a_batch_is_random():
-    proposals = make_proposer().propose("hyperband", 2, 20, OBSERVED[:3])
+    proposals = make_proposer().propose(ask("hyperband", 2, 20, OBSERVED[:3]))
     assert len({p.prompt.id for p in proposals}) == 20
     assert all("mean" not in p.info and len(p.info["z"]) == FakeSpace.dim for p in proposals)
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
@@ -41,7 +45,7 @@ def test_without_observations_a_batch_is_random():
 
 def test_seeds_alone_teach_nothing_about_exemplars_and_a_batch_is_random():
     seeds = [(Prompt(text), Observation(Prompt(text).id, 5, 10)) for text in list(KNOWN)[:6]]
-    proposals = make_proposer().propose("hyperband", 1, 20, seeds)
+    proposals = make_proposer().propose(ask("hyperband", 1, 20, seeds))
     assert all("mean" not in p.info for p in proposals)
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
 
@@ -49,7 +53,7 @@ def test_seeds_alone_teach_nothing_about_exemplars_and_a_batch_is_random():
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])
 class TestBatch:
     def test_is_distinct_and_new(self, stage):
-        proposals = make_proposer().propose(stage, 5, 12, OBSERVED)
+        proposals = make_proposer().propose(ask(stage, 5, 12, OBSERVED))
         ids = [p.prompt.id for p in proposals]
         assert len(set(ids)) == 12 and not set(ids) & {prompt.id for prompt, _ in OBSERVED}
         assert all(len(set(p.prompt.exemplars)) == len(p.prompt.exemplars) <= 4 for p in proposals)
@@ -59,35 +63,36 @@ class TestBatch:
     def test_is_the_same_for_the_same_arguments_and_depends_on_the_seed(self, stage):
         torch.manual_seed(1)
         state = torch.random.get_rng_state()
-        first = make_proposer().propose(stage, 5, 6, OBSERVED)
+        first = make_proposer().propose(ask(stage, 5, 6, OBSERVED))
         assert torch.equal(torch.random.get_rng_state(), state)
         torch.manual_seed(2)
         used = make_proposer()
-        used.propose(stage, 4, 6, OBSERVED[:20])  # an earlier call leaves nothing behind
-        again = used.propose(stage, 5, 6, OBSERVED)
+        used.propose(ask(stage, 4, 6, OBSERVED[:20]))  # an earlier call leaves nothing behind
+        again = used.propose(ask(stage, 5, 6, OBSERVED))
         assert [(p, p.info) for p in again] == [(p, p.info) for p in first]
-        assert [p.prompt for p in make_proposer(seed=1).propose(stage, 5, 6, OBSERVED)] != [p.prompt for p in first]
+        other = make_proposer(seed=1).propose(ask(stage, 5, 6, OBSERVED))
+        assert [p.prompt for p in other] != [p.prompt for p in first]
 
     def test_is_plain_json_with_the_prediction(self, stage):
-        for proposal in make_proposer().propose(stage, 5, 6, OBSERVED):
+        for proposal in make_proposer().propose(ask(stage, 5, 6, OBSERVED)):
             info = json.loads(json.dumps(asdict(proposal)))["info"]
             assert len(info["z"]) == FakeSpace.dim and -0.5 < info["mean"] < 1.5 and 0 < info["std"] < 1
 
 
 def test_prompts_without_an_answer_are_not_proposed_again_nor_fitted():
     observed = [*OBSERVED[:10], *((prompt, Observation(prompt.id, 0, 0)) for prompt, _ in OBSERVED[10:])]
-    proposals = make_proposer().propose("hyperband", 1, 8, observed)
+    proposals = make_proposer().propose(ask("hyperband", 1, 8, observed))
     assert not {p.prompt.id for p in proposals} & {prompt.id for prompt, _ in observed}
-    few = make_proposer().propose("hyperband", 1, 8, observed[:3] + observed[10:])
+    few = make_proposer().propose(ask("hyperband", 1, 8, observed[:3] + observed[10:]))
     assert "mean" not in few[0].info
 
 
 def test_the_highest_fidelity_of_a_prompt_counts():
     low = [(prompt, Observation(prompt.id, 8, 8)) for prompt, _ in OBSERVED]
-    expected = make_proposer().propose("hyperband", 1, 4, OBSERVED)
+    expected = make_proposer().propose(ask("hyperband", 1, 4, OBSERVED))
     for first, second in ((low, OBSERVED), (OBSERVED, low)):
         observed = [pair for pairs in zip(first, second, strict=True) for pair in pairs]
-        proposals = make_proposer().propose("hyperband", 1, 4, observed)
+        proposals = make_proposer().propose(ask("hyperband", 1, 4, observed))
         assert [(p, p.info) for p in proposals] == [(p, p.info) for p in expected]
 
 
@@ -95,10 +100,10 @@ def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):
     known = dict(list(KNOWN.items())[:8])
     observed = [(Prompt(text), Observation(Prompt(text).id, i, 16)) for i, text in enumerate(list(known)[:5])]
     proposer = make_proposer(known=known, max_exemplars=0)
-    assert len(proposer.propose("hyperband", 0, 6, observed)) == 3
+    assert len(proposer.propose(ask("hyperband", 0, 6, observed))) == 3
     assert "expected 6 new prompts, found 3" in caplog.text
     unanswered = [(Prompt(text), Observation(Prompt(text).id, 0, 0)) for text in list(known)[5:7]]
-    (last,) = proposer.propose("hyperband", 0, 6, [*observed, *unanswered])
+    (last,) = proposer.propose(ask("hyperband", 0, 6, [*observed, *unanswered]))
     assert last.prompt == Prompt(list(known)[7])
 
 
@@ -109,7 +114,7 @@ def test_no_instruction_is_refused():
 
 def test_invbo_writes_new_instructions_near_their_targets():
     space = FakeSpace()
-    proposals = make_proposer(space=space).propose("invbo", 7, 6, OBSERVED)
+    proposals = make_proposer(space=space).propose(ask("invbo", 7, 6, OBSERVED))
     new = [p for p in proposals if p.prompt.instruction not in KNOWN]
     assert len(new) >= 3 and proposals[: len(new)] == new
     for p in new:
@@ -122,7 +127,7 @@ def test_invbo_writes_new_instructions_near_their_targets():
 
 
 def test_invbo_falls_back_when_nothing_new_is_written():
-    proposals = make_proposer(limit=0).propose("invbo", 7, 6, OBSERVED)
+    proposals = make_proposer(limit=0).propose(ask("invbo", 7, 6, OBSERVED))
     assert len(proposals) == 6
     assert all(p.prompt.instruction in KNOWN and p.origin.stage == "invbo" and p.origin.source != "invbo"
                for p in proposals)
@@ -133,7 +138,7 @@ def test_instructions_of_invbo_stay_in_the_search():
     assert text not in KNOWN
     star = Prompt(text, POOL[:2])
     observed = [*OBSERVED, (star, Observation(star.id, 0, 128))]
-    proposals = make_proposer().propose("hyperband", 9, 16, observed)
+    proposals = make_proposer().propose(ask("hyperband", 9, 16, observed))
     assert {p.origin.source for p in proposals if p.prompt.instruction == text} == {"invbo"}
 
 
@@ -146,6 +151,29 @@ def test_proposals_beat_random_prompts_on_a_landscape():
         random = np.mean([true_error(random_prompt(rng, list(KNOWN))) for _ in range(300)])
         for stage, gain in gains.items():
             proposer = make_proposer(seed=seed, proposal=ProposalConfig(instructions=20, random_fraction=0.0))
-            proposals = proposer.propose(stage, 3, 16, observed)
+            proposals = proposer.propose(ask(stage, 3, 16, observed))
             gain.append(random - np.mean([true_error(p.prompt) for p in proposals]))
     assert all(np.mean(gain) > 0.2 and min(gain) > 0.1 for gain in gains.values())
+
+
+@pytest.mark.parametrize("stage", ["hyperband", "invbo"])
+def test_what_is_running_is_not_proposed_again_and_spends_its_place(stage):
+    """The batch with some of its prompts running already: those are left out, and it is another one without them."""
+    first = [p.prompt for p in make_proposer().propose(ask(stage, 5, 6, OBSERVED))]
+    running = (*first[:3], OBSERVED[0][0])
+    second = [p.prompt for p in make_proposer().propose(ask(stage, 5, 6, OBSERVED, running))]
+    assert len({prompt.id for prompt in second}) == 6
+    assert not {prompt.id for prompt in second} & {prompt.id for prompt in (*running, *(o[0] for o in OBSERVED))}
+
+
+def test_a_running_batch_is_no_failure_of_the_trust_region():
+    """Four iterations without a new best halve the region; one of them that still runs does not count."""
+    poor = [Prompt(f"an unheard-of text, number {i}", POOL[:1]) for i in range(4 * 4)]
+    observed = [*OBSERVED, *((prompt, Observation(prompt.id, 90, 100)) for prompt in poor)]
+
+    def lengths(running):
+        proposals = make_proposer().propose(ask("invbo", 9, 4, observed, running))
+        return {p.info["length"] for p in proposals if "length" in p.info}
+
+    assert lengths(()) == {0.4}
+    assert lengths(poor[-1:]) == {0.8}

@@ -77,7 +77,7 @@ def test_of_equals_the_tested_one_is_the_best(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
         prompts = [Prompt("First."), Prompt("Second.")]
         ledger.record_proposals(0, [Proposal(p, Origin("seed", "seeds", 0)) for p in prompts])
-        for p in prompts:
+        for p in reversed(prompts):  # the order of arrival, which may be another one in the same run elsewhere
             ledger.record_rung(RungResult(0, "seeds", 0, 0, 4, Observation(p.id, 2, 4), False, 4))
         assert read(ledger).best.prompt == prompts[0]
         ledger.record_outcomes("test", [Outcome(prompts[1].id, "t", Status.WRONG)])

@@ -12,8 +12,8 @@ from lipo_e_ray.types import Observation
 BEST = Observation("p", 49, 128)
 
 
-def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST):
-    walk = Walk(bracket=bracket, brackets=9, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0, planned=5000,
+def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST, opened=1):
+    walk = Walk(bracket=bracket, brackets=9, open=opened, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0, planned=5000,
                 incumbent=best)
     return Snapshot(walk, done, rate, calls=1300, failed=2)
 
@@ -42,6 +42,11 @@ def test_one_line_for_each_change_of_place(display, out):
     assert [line.split(" | ")[1:3] for line in out.getvalue().splitlines()] == [
         ["bracket 3/9", "rung 2/4 (32 examples)"], ["bracket 3/9", "rung 3/4 (32 examples)"],
         ["bracket 4/9", "rung 2/4 (32 examples)"]]
+
+
+def test_other_open_brackets_are_counted(display, out):
+    display.update(snapshot(opened=3))
+    assert "| bracket 3/9 (+2) |" in out.getvalue()
 
 
 def test_unknown_is_said_and_not_guessed(display, out):

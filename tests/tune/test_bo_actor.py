@@ -8,11 +8,10 @@ import sys
 import pytest
 import ray
 
-from lipo_e_ray.tune.brackets import Bracket, Rung
 from lipo_e_ray.tune.runner import start_bo_actor
-from lipo_e_ray.types import InputError, Origin, Prompt, Proposal
+from lipo_e_ray.types import InputError, Origin, Prompt, Proposal, Request
 
-BRACKET = Bracket(7, "hyperband", 0, (Rung(1, 16),))
+REQUEST = Request("hyperband", 7, 1)
 
 
 class Records:
@@ -34,11 +33,12 @@ class Records:
 class ReportingProposer:
     """Proposes prompts that tell about its process."""
 
-    def propose(self, stage, bracket, n, observed):
+    def propose(self, request):
         import torch
 
-        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}, {observed}"
-        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", stage, bracket)) for i in range(n)]
+        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}, {request.observed}"
+        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", request.stage, request.bracket))
+                for i in range(request.count)]
 
 
 def no_proposer():
@@ -54,11 +54,11 @@ def cluster(ray_cluster):
 
 def test_proposals_are_recorded_and_reused(cluster):
     records = ray.remote(Records).options(num_cpus=0).remote()
-    [proposal] = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(BRACKET, 1, []))
-    assert proposal.prompt.instruction == "1 thread, devices '', [] 0"
+    [proposal] = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
+    assert proposal.prompt.instruction == "1 thread, devices '', () 0"
     assert ray.get(records.all.remote()) == {7: [proposal]}
 
     again = start_bo_actor(no_proposer, records)
-    assert ray.get(again.propose.remote(BRACKET, 1, [])) == [proposal]
+    assert ray.get(again.propose.remote(REQUEST)) == [proposal]
     with pytest.raises(InputError, match="nobody should be asked"):
         ray.get(again.setup.remote())

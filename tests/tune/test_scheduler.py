@@ -9,19 +9,21 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from lipo_e_ray.search import Walk
-from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung
-from lipo_e_ray.tune.scheduler import BracketScheduler
-from lipo_e_ray.types import Origin, Prompt, Proposal
+from lipo_e_ray.tune.hyperband import Bracket, Evaluate, Hyperband, Propose, Rung
+from lipo_e_ray.tune.scheduler import ACTORS_KEPT, BracketScheduler
+from lipo_e_ray.tune.searcher import trial_config
+from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal
 
-PROMPTS = [Prompt(text) for text in "abcd"]
+BRACKETS = [Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))), Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
+            Bracket(2, "hyperband", 0, (Rung(1, 8),))]
 
 
 class FakeTrial:
     placement_group_factory = "a hundredth of a CPU"
 
-    def __init__(self, prompt, bracket=0, fidelity=4):
-        self.config = {"prompt": prompt, "bracket": bracket, "fidelity": fidelity}
-        self.status = Trial.PENDING
+    def __init__(self, config):
+        self.config = config
+        self.status = Trial.RUNNING
 
     def set_config(self, config):
         self.config = config
@@ -31,7 +33,7 @@ class FakeController:
     def __init__(self):
         self.claimed = []
         cache = SimpleNamespace(increase_max=lambda key, by: self.claimed.append((key, by)))
-        self._tune_controller = SimpleNamespace(_actor_cache=cache, _resetting_trials=set())
+        self._tune_controller = SimpleNamespace(_actor_cache=cache)
 
     def pause_trial(self, trial, should_checkpoint):
         assert not should_checkpoint
@@ -39,6 +41,7 @@ class FakeController:
         trial.status = Trial.PAUSED
 
     def stop_trial(self, trial):
+        assert trial.status == Trial.PAUSED
         trial.status = Trial.TERMINATED
 
 
@@ -49,77 +52,72 @@ def controller():
 
 @pytest.fixture
 def scheduler():
-    """Four prompts in the first rung, two go up; two trials at a time."""
-    bracket = Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8)))
-    walk = Walk(Hyperband([bracket, Bracket(1, "hyperband", 0, (Rung(1, 8),))], 0), lambda results: None)
-    walk.enter(bracket, [Proposal(prompt, Origin("ape", "hyperband", 0)) for prompt in PROMPTS])
-    scheduler = BracketScheduler(walk, {}, concurrency=2)
+    """Three brackets of two, two and one rungs, one rung apart."""
+    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
+    scheduler = BracketScheduler(walk)
     scheduler.walk = walk
     return scheduler
 
 
-def started(scheduler, controller, *prompts, bracket=0, fidelity=4):
-    trials = [FakeTrial(prompt, bracket, fidelity) for prompt in prompts]
-    for trial in trials:
-        scheduler.on_trial_add(controller, trial)
-        trial.status = Trial.RUNNING
-    return trials
+def start(scheduler, controller, texts):
+    """Enter the proposals the walk waits for, and a trial for them."""
+    wanted = scheduler.walk.hyperband.actions()[0]
+    assert isinstance(wanted, Propose)
+    scheduler.walk.enter(wanted.bracket, [Proposal(Prompt(t), Origin("ape", "hyperband", 0)) for t in texts])
+    action = next(action for action in scheduler.walk.hyperband.actions()
+                  if isinstance(action, Evaluate) and action.bracket.index == wanted.bracket.index)
+    trial = FakeTrial(trial_config(scheduler.walk, action))
+    scheduler.on_trial_add(controller, trial)
+    return trial
 
 
-def finish(scheduler, controller, trial, errors):
-    counts = {"errors": errors, "evaluated": trial.config["fidelity"], "unparseable": 0, "failed": 0, "new_calls": 0}
-    decision = scheduler.on_trial_result(controller, trial, counts)
+def finish(scheduler, controller, trial):
+    """The earlier in the alphabet, the fewer errors."""
+    n = trial.config["fidelity"]
+    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n)
+              for p in trial.config["prompts"]]
+    decision = scheduler.on_trial_result(controller, trial, {"evaluations": counts})
     if decision == TrialScheduler.STOP:
         trial.status = Trial.TERMINATED
     return decision
 
 
-def test_a_rung_is_paused_and_the_best_are_resumed_at_the_next_fidelity(scheduler, controller):
-    trials = started(scheduler, controller, *PROMPTS)
-    for errors, trial in enumerate(trials):
-        assert scheduler.choose_trial_to_run(controller) is None
-        assert finish(scheduler, controller, trial, errors) == TrialScheduler.NOOP
-    assert [trial.status for trial in trials] == [Trial.PAUSED, Trial.PAUSED, Trial.TERMINATED, Trial.TERMINATED]
-    for expected in trials[:2]:
-        assert scheduler.choose_trial_to_run(controller) is scheduler.choose_trial_to_run(controller) is expected
-        assert expected.config["fidelity"] == 8
-        expected.status = Trial.RUNNING
+def test_a_rung_is_paused_and_resumed_with_those_that_went_up(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
     assert scheduler.choose_trial_to_run(controller) is None
-    assert controller.claimed == [("a hundredth of a CPU", 2)]
-
-
-def test_no_more_trials_are_resumed_than_may_run(scheduler, controller):
-    trials = started(scheduler, controller, *PROMPTS)
-    for errors, trial in enumerate(trials):
-        finish(scheduler, controller, trial, errors)
-    scheduler._concurrency = 1
-    scheduler.choose_trial_to_run(controller).status = Trial.PENDING
+    assert finish(scheduler, controller, trial) == TrialScheduler.NOOP
+    assert trial.status == Trial.PAUSED
+    assert scheduler.choose_trial_to_run(controller) is trial
+    assert (trial.config["rung"], trial.config["fidelity"]) == (1, 8)
+    assert trial.config["prompts"] == [Prompt("a"), Prompt("b")]
+    trial.status = Trial.RUNNING
     assert scheduler.choose_trial_to_run(controller) is None
+    assert controller.claimed == [("a hundredth of a CPU", ACTORS_KEPT)]
 
 
-def test_a_finished_trial_keeps_its_actor_while_another_ones_starts(scheduler, controller):
-    first, second = started(scheduler, controller, *PROMPTS[:2])
-    second.status = Trial.PENDING
-    finish(scheduler, controller, first, 0)
-    assert first.status == Trial.RUNNING
-    assert scheduler.choose_trial_to_run(controller) is None
-    assert first.status == Trial.RUNNING
-    controller._tune_controller._resetting_trials.add(second)  # it was given an actor that runs already
-    scheduler.choose_trial_to_run(controller)
-    assert first.status == Trial.PAUSED
+def test_brackets_run_side_by_side_and_one_that_is_over_stops(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    finish(scheduler, controller, first)
+    second = start(scheduler, controller, "ef")
+    scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
+    assert finish(scheduler, controller, second) == TrialScheduler.NOOP
+    assert scheduler.choose_trial_to_run(controller) is second
+    second.status = Trial.RUNNING
+    assert finish(scheduler, controller, first) == TrialScheduler.STOP
+    assert second.status == Trial.RUNNING
 
 
-def test_the_last_trial_of_a_bracket_stays_until_the_next_bracket_and_all_stop_at_the_end(scheduler, controller):
-    trials = started(scheduler, controller, *PROMPTS)
-    for errors, trial in enumerate(trials):
-        finish(scheduler, controller, trial, errors)
-    for trial in trials[:2]:
-        scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
-        finish(scheduler, controller, trial, 1)
-    assert [trial.status for trial in trials[:2]] == [Trial.PAUSED, Trial.PAUSED]
-    walk = scheduler.walk
-    walk.enter(walk.hyperband.next_action().bracket, [Proposal(PROMPTS[0], Origin("ape", "hyperband", 1))])
-    assert scheduler.choose_trial_to_run(controller) is None, "the trial of the old bracket is not the new one's"
-    [last] = started(scheduler, controller, PROMPTS[0], bracket=1, fidelity=8)
-    assert [trial.status for trial in trials[:2]] == [Trial.TERMINATED, Trial.TERMINATED]
-    assert finish(scheduler, controller, last, 1) == TrialScheduler.STOP
+def test_the_last_live_trial_stays_until_the_next_bracket_comes_and_all_stop_at_the_end(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    for decision in (TrialScheduler.NOOP, TrialScheduler.NOOP):
+        assert finish(scheduler, controller, first) == decision
+        if (again := scheduler.choose_trial_to_run(controller)) is not None:
+            again.status = Trial.RUNNING
+    assert first.status == Trial.PAUSED, "over, but no other trial is alive while the next bracket is proposed"
+    second = start(scheduler, controller, "ef")
+    assert first.status == Trial.TERMINATED
+    finish(scheduler, controller, second)
+    third = start(scheduler, controller, "g")
+    scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
+    assert finish(scheduler, controller, second) == TrialScheduler.STOP
+    assert finish(scheduler, controller, third) == TrialScheduler.STOP

@@ -5,24 +5,31 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from lipo_e_ray.search import Walk
 from lipo_e_ray.tune import searcher as module
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung
-from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal
+from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request
 
-BRACKET = Bracket(0, "hyperband", 0, (Rung(3, 4),))
-PROPOSALS = [Proposal(Prompt(text), Origin("ape", "hyperband", 0)) for text in "abc"]
+BRACKETS = [Bracket(0, "hyperband", 1, (Rung(3, 4), Rung(1, 8))), Bracket(1, "hyperband", 0, (Rung(2, 8),))]
+
+
+def proposals(bracket, texts):
+    return [Proposal(Prompt(text), Origin("ape", "hyperband", bracket)) for text in texts]
 
 
 class FakeActor:
-    """``propose.remote`` as on a Ray actor; the reference is a list, which is ready when it is not empty."""
+    """``propose.remote`` as on a Ray actor; a reference is a list, which is ready when it is not empty."""
 
     def __init__(self):
-        self.asked, self.reference = [], []
-        self.propose = SimpleNamespace(remote=lambda *arguments: self.asked.append(arguments) or self.reference)
+        self.asked, self.references = [], []
+        self.propose = SimpleNamespace(remote=self._ask)
+
+    def _ask(self, request):
+        self.asked.append(request)
+        self.references.append([])
+        return self.references[-1]
 
 
 @pytest.fixture
@@ -33,50 +40,44 @@ def actor(monkeypatch):
 
 
 @pytest.fixture
-def trials():
-    return {}
-
-
-@pytest.fixture
 def events():
     return []
 
 
 @pytest.fixture
-def searcher(actor, trials, events):
-    walk = Walk(Hyperband([BRACKET], 0), lambda results: None)
-    searcher = module.ProposalSearcher(walk, actor, trials, 2, lambda: events.append("proposed"))
+def searcher(actor, events):
+    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
+    searcher = module.ProposalSearcher(walk, actor, lambda: events.append("proposed"))
     searcher.walk = walk
     return searcher
+
+
+def observe(searcher, bracket, rung, texts, n):
+    searcher.walk.observe(bracket, rung, [Evaluation(Observation(Prompt(t).id, ord(t) - 97, n), 0, n) for t in texts])
 
 
 def test_it_asks_once_and_waits_without_blocking(searcher, actor, events):
     assert searcher.suggest("t0") is None
     assert searcher.suggest("t1") is None
-    assert actor.asked == [(BRACKET, 3, [])]
+    assert actor.asked == [Request("hyperband", 0, 3)]
     assert events == []
-    actor.reference += PROPOSALS
-    assert searcher.suggest("t2") == {"prompt": Prompt("a"), "bracket": 0, "fidelity": 4}
+    actor.references[0] += proposals(0, "abc")
+    assert searcher.suggest("t2") == {"prompts": [Prompt("a"), Prompt("b"), Prompt("c")], "bracket": 0, "rung": 0,
+                                      "fidelity": 4, "wave": 0}
     assert events == ["proposed"]
 
 
-def test_it_hands_out_one_prompt_per_trial_within_its_limit_and_then_ends(searcher, actor, trials):
-    actor.reference += PROPOSALS
-    for i, proposal in enumerate(PROPOSALS):
-        config = searcher.suggest(f"t{i}")
-        assert config["prompt"] == proposal.prompt
-        trials[proposal.prompt.id] = SimpleNamespace(status=Trial.RUNNING, config=config)
-        if i == 1:
-            assert searcher.suggest("too many") is None
-            trials[Prompt("a").id].status = Trial.PAUSED
-    trials[Prompt("b").id].status = Trial.PAUSED
+def test_a_bracket_is_handed_out_once_and_the_next_is_asked_for_while_it_runs(searcher, actor):
+    searcher.suggest("t0")
+    actor.references[0] += proposals(0, "abc")
+    assert searcher.suggest("t1")["bracket"] == 0
     assert searcher.suggest("nothing new") is None
-    for proposal in PROPOSALS:
-        searcher.walk.observe(0, proposal.prompt.id, Evaluation(Observation(proposal.prompt.id, 1, 4), 0, 4))
+    observe(searcher, 0, 0, "abc", 4)
+    assert searcher.suggest("asks") is None
+    assert actor.asked[1].running == (Prompt("a"),)
+    assert [prompt.instruction for prompt, _ in actor.asked[1].observed] == ["a", "b", "c"]
+    observe(searcher, 0, 1, "a", 8)
+    actor.references[1] += proposals(1, "de")
+    assert searcher.suggest("t2")["prompts"] == [Prompt("d"), Prompt("e")]
+    observe(searcher, 1, 0, "de", 8)
     assert searcher.suggest("end") == Searcher.FINISHED
-
-
-def test_a_trial_of_an_earlier_bracket_does_not_count_for_this_one(searcher, actor, trials):
-    actor.reference += PROPOSALS
-    trials[Prompt("a").id] = SimpleNamespace(status=Trial.PAUSED, config={"bracket": -1})
-    assert searcher.suggest("t0")["prompt"] == Prompt("a")

@@ -1,0 +1,271 @@
+"""Real vLLM on this machine: what the loop round it costs, what batching gives, and the latency model fitted to it.
+
+``python -m benchmarks.real_engine`` prints tables and writes ``benchmarks/results/real_engine.json``:
+
+- the same requests by one ``LLM.chat`` call and through the service and a Ray actor (without a GPU the engine is bound
+  to one core in both, as the loop's own processes would take cores from it);
+- one Hyperband pass with the same candidates, one by one in a single process and by Ray Tune on one engine;
+- ``Latency``: prefill and decode rates, for ``benchmarks/throughput.py``.
+
+Each measurement has a process of its own: an engine leaves too much behind to share one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import machine, write
+from lipo_e_ray.config import PROFILES, ModelConfig, TaskConfig
+from lipo_e_ray.data.prompts import render
+from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.data.tasks import load_task
+from lipo_e_ray.engine.simulated import Latency
+from lipo_e_ray.inputs import vllm_spec
+from lipo_e_ray.tune.brackets import hyperband_brackets
+from lipo_e_ray.tune.hyperband import Hyperband, Propose
+from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request, Sampling, Task
+
+RESULTS = Path(__file__).parent / "results" / "real_engine.json"
+PROMPTS, EXAMPLES = 10, 48  # of the comparison with one call
+N, B_MIN = 64, 8  # of the Hyperband pass
+BATCHES = (1, 8, 32, 64)  # of the fit
+BARS = {"loop_to_one_call": 0.90, "ray_to_single_process": 1.7}
+
+
+def task(model: ModelConfig) -> Task:
+    return load_task(TaskConfig("arithmetic", pool_size=256, validation_size=N, test_size=64), seed=0)
+
+
+def candidates(request: Request, pool: Sequence[Any]) -> list[Proposal]:
+    """The same prompts in every process: a seed instruction and 0 to 8 exemplars each."""
+    rng = random.Random(request.bracket)
+    return [Proposal(Prompt(rng.choice(SEED_INSTRUCTIONS), tuple(rng.sample(list(pool), rng.randint(0, 8)))),
+                     Origin("seed", request.stage, request.bracket)) for _ in range(request.count)]
+
+
+# ---- what runs in processes of their own; each prints one line of JSON ----
+
+def one_call(model: ModelConfig) -> dict[str, float]:
+    """Evaluations/s of one ``LLM.chat`` with all requests."""
+    llm, params = _llm(model)
+    chats = [render(p.prompt, e.question) for p in _compared(model) for e in task(model).validation[:EXAMPLES]]
+    _warm_up(llm, params)
+    start = time.perf_counter()
+    llm.chat(chats, params, use_tqdm=False)
+    return {"rate": len(chats) / (time.perf_counter() - start)}
+
+
+def loop(model: ModelConfig) -> dict[str, float]:
+    """Evaluations/s of the same requests through the service and one engine actor."""
+    import ray
+
+    from lipo_e_ray.engine.pool import result
+
+    with _service(model) as service:
+        prompts = [proposal.prompt for proposal in _compared(model)]
+        start = time.perf_counter()
+        result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts])
+        seconds = time.perf_counter() - start
+        progress = ray.get(service.progress.remote())
+    return {"rate": len(prompts) * EXAMPLES / seconds,
+            "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
+
+
+def single_process(model: ModelConfig) -> dict[str, float]:
+    """Seconds of a Hyperband pass, one candidate at a time: ask the model, fit, propose the next."""
+    from lipo_e_ray.data.answers import get_metric
+    from lipo_e_ray.types import Status
+
+    llm, params = _llm(model)
+    data, metric, known = task(model), get_metric(task(model).metric), {}
+
+    def evaluate(prompt: Prompt, n: int) -> Evaluation:
+        before = known.setdefault(prompt.id, [])
+        examples = data.validation[len(before):n]
+        outputs = llm.chat([render(prompt, e.question) for e in examples], params, use_tqdm=False)
+        before += [metric(o.outputs[0].text, e.answer) for o, e in zip(outputs, examples, strict=True)]
+        fit(len(known))
+        wrong = sum(status is not Status.CORRECT for status in before)
+        return Evaluation(Observation(prompt.id, wrong, n), 0, len(examples))
+
+    _warm_up(llm, params)
+    fit = _fitter()
+    start = time.perf_counter()
+    _walk(evaluate, data)
+    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values()))}
+
+
+def by_ray(model: ModelConfig) -> dict[str, float]:
+    """Seconds of the same pass by Ray Tune on one engine."""
+    import ray
+
+    from lipo_e_ray.tune.runner import start_bo_actor, tune_search
+
+    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=PROFILES["demo"].hyperband.overlap)
+    with _service(model) as service, tempfile.TemporaryDirectory() as folder:
+        bo_actor = start_bo_actor(_Proposer, service)
+        ray.get(bo_actor.setup.remote())
+        before = ray.get(service.progress.remote()).new_calls
+        start = time.perf_counter()
+        tune_search(hyperband, service, bo_actor, Path(folder))
+        seconds = time.perf_counter() - start
+        progress = ray.get(service.progress.remote())
+    return {"seconds": seconds, "evaluations": progress.new_calls - before,
+            "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
+
+
+def latency(model: ModelConfig) -> dict[str, float]:
+    """The ``Latency`` of this engine, by least squares: prefills of several lengths, decoding in several batches."""
+    engine = vllm_spec(model, task(model)).make()
+    words = ["one", "two", "red", "blue", "cat", "dog", "sun", "tree"]
+    rng = random.Random(0)
+
+    def ask(count: int, length: int, tokens: int) -> tuple[float, int, float]:
+        chats = [[{"role": "user", "content": " ".join(rng.choices(words, k=length))}] for _ in range(count)]
+        start = time.perf_counter()
+        done = runner.run(engine.generate(chats, [Sampling(temperature=1.0, seed=i, max_tokens=tokens)
+                                                  for i in range(count)]))
+        seconds = time.perf_counter() - start
+        return seconds, sum(c.prompt_tokens for c in done), max(c.completion_tokens for c in done)
+
+    with asyncio.Runner() as runner:
+        ask(4, 50, 8)
+        prefills = [ask(16, length, 1)[:2] for length in (50, 100, 200, 400)]
+        rate = 1 / max(1e-9, np.polyfit([tokens for _, tokens in prefills], [s for s, _ in prefills], 1)[0])
+        steps = []
+        for batch in BATCHES:
+            seconds, tokens, longest = ask(batch, 20, model.max_tokens)
+            steps.append((batch, (seconds - tokens / rate) / longest))
+        token_s, step_s = np.polyfit([b for b, _ in steps], [s for _, s in steps], 1)
+        runner.run(engine.close())
+    return asdict(Latency(rate, max(step_s, 0.0), max(token_s, 0.0), model.max_num_seqs, model.max_tokens // 2))
+
+
+PARTS: dict[str, Callable[[ModelConfig], dict[str, float]]] = {
+    part.__name__: part for part in (one_call, loop, single_process, by_ray, latency)}
+
+
+# ---- helpers of the parts ----
+
+class _Proposer:
+    """Candidates as given, after as much fitting as their number takes in a real search."""
+
+    def __init__(self) -> None:
+        self._fit = _fitter()
+
+    def propose(self, request: Request) -> list[Proposal]:
+        self._fit(len(request.observed))
+        return candidates(request, task(PROFILES["demo"].model).pool)
+
+
+def _fitter() -> Callable[[int], object]:
+    """Fits the GP to that many prompts of random latents."""
+    import torch
+
+    from lipo_e_ray.surrogate.gp import JointPromptGP
+
+    rng = np.random.default_rng(0)
+
+    def fit(m: int) -> None:
+        if m >= 4:
+            counts = rng.integers(0, 9, m)
+            JointPromptGP(16).fit(torch.from_numpy(rng.standard_normal((m, 32))), counts, np.full(m, 8))
+
+    return fit
+
+
+def _walk(evaluate: Callable[[Prompt, int], Evaluation], data: Task) -> None:
+    from lipo_e_ray.search import run_search
+
+    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=0)
+    assert isinstance(hyperband.actions()[0], Propose)
+    run_search(hyperband, lambda request: candidates(request, data.pool), evaluate, lambda *_: None, lambda *_: None)
+
+
+def _compared(model: ModelConfig) -> list[Proposal]:
+    return candidates(Request("hyperband", 99, PROMPTS), task(model).pool)
+
+
+def _llm(model: ModelConfig) -> tuple[Any, Any]:
+    """vLLM's own synchronous engine, with the settings of ours."""
+    from lipo_e_ray.engine.vllm import engine_arguments
+
+    arguments = engine_arguments(model)  # sets vLLM's environment: before it is imported
+    from vllm import LLM, SamplingParams
+
+    return LLM(**arguments), SamplingParams(temperature=0.0, max_tokens=model.max_tokens)
+
+
+def _warm_up(llm: Any, params: Any) -> None:
+    llm.chat([[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)], params, use_tqdm=False)
+
+
+@contextlib.contextmanager
+def _service(model: ModelConfig) -> Iterator[Any]:
+    """The real service and one engine actor on a private Ray, warm."""
+    import ray
+
+    from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+    from lipo_e_ray.session import ray_session
+
+    spec, gpu = vllm_spec(model, task(model)), bool(machine()["gpus"])
+    engines = EnginesConfig(count=1, num_gpus=float(gpu), in_flight=2 * model.max_num_seqs)
+    with ray_session("local"), tempfile.TemporaryDirectory() as folder:
+        service = start_service(Path(folder) / "ledger.sqlite", task(model), spec.fingerprints, spec.make, engines)
+        try:
+            result(service.generate.remote([[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)],
+                                           [Sampling(max_tokens=model.max_tokens)] * 8))
+            yield service
+        finally:
+            ray.get(service.close.remote())
+
+
+def measure(part: str, model: ModelConfig, **environment: str) -> dict[str, float]:
+    """One part in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.real_engine", "--part", part, "--model", model.name],
+                          env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
+    row = json.loads(done.stdout.splitlines()[-1])
+    print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
+    parser.add_argument("--runs", type=int, default=2, help="of each comparison")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    model = replace(PROFILES["demo"].model, name=arguments.model)
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part](model)))
+        return
+    one_core = {} if machine()["gpus"] else {"VLLM_CPU_OMP_THREADS_BIND": "0"}
+    compared = [(measure("one_call", model, **one_core), measure("loop", model, **one_core))
+                for _ in range(arguments.runs)]
+    passes = [(measure("single_process", model), measure("by_ray", model)) for _ in range(arguments.runs)]
+    ratios = {"loop_to_one_call": [ours["rate"] / theirs["rate"] for theirs, ours in compared],
+              "ray_to_single_process": [theirs["seconds"] / ours["seconds"] for theirs, ours in passes]}
+    for name, values in ratios.items():
+        print(f"{name}: {statistics.median(values):.2f} (bar {BARS[name]:.2f}; runs {[round(v, 2) for v in values]})")
+    write(RESULTS, {"model": model.name, "ratios": ratios, "bars": BARS, "latency": measure("latency", model),
+                    "loop_and_one_call": compared, "single_process_and_ray": passes})
+
+
+if __name__ == "__main__":
+    main()

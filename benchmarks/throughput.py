@@ -1,0 +1,114 @@
+"""How well 1 to 64 engines are kept busy: a whole Hyperband pass on simulated engines, in virtual time.
+
+``python -m benchmarks.throughput`` prints tables, writes ``benchmarks/results/throughput.json`` and the scaling plot
+``docs/scaling.png``. The engines follow ``L40S``; what Ray, Tune and the proposals cost is in ``COSTS``. The lower
+bound of a makespan is max(total engine work / engines, critical path of the schedule), see ``simulation.Job``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import write
+from benchmarks.simulation import Costs, Job, simulate, simulate_one_by_one
+from lipo_e_ray.config import PROFILES
+from lipo_e_ray.engine.simulated import Latency
+from lipo_e_ray.tune.brackets import Bracket, cost, hyperband_brackets
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+PLOT = Path(__file__).parent.parent / "docs" / "scaling.png"
+L40S = Latency(prefill_rate=30_000, step_s=0.008, token_s=33e-6, max_num_seqs=256, answer_tokens=200)
+"""Not measured: from the data sheet, for Qwen2.5-1.5B in bf16. A step reads 3.1 GB of weights (864 GB/s: 3.6 ms, and as
+much again for launches), a sequence 28 KB a token of its context of 1,000; prefill at half of 181 TFLOPS."""
+COSTS = Costs(rung_s=0.015, request_s=0.003, proposal_s=0.01)
+"""As ``benchmarks/overhead.py`` measures them, rounded up; ``proposal_s`` is a prompt's share in a batch of 32."""
+ENGINES = (1, 2, 4, 8, 16, 32, 64)
+BARS = {1: 1.05, 8: 1.10, 64: 1.20}  # makespan / lower bound
+EFFICIENCY_BAR = 0.90  # of 64 engines on eight times the work
+BASELINE_BAR = 3.0  # one engine under Ray against one candidate at a time
+
+
+def overlap(engines: int) -> int:
+    """As the profiles have it: for one GPU, and for many."""
+    return PROFILES["l40s" if engines == 1 else "cluster"].hyperband.overlap
+
+
+def scaling(brackets: Sequence[Bracket], engines: Sequence[int], latency: Latency, costs: Costs) -> list[Job]:
+    """One simulated pass for each number of engines."""
+    print(f"{cost(brackets):,} evaluations\n{'engines':>7} {'makespan':>9} {'bound':>8} {'ratio':>6} {'even bound':>10} "
+          f"{'speed-up':>8} {'efficiency':>10} {'busy':>5} {'eval/s':>7} {'hits':>5}")
+    jobs: list[Job] = []
+    for n in engines:
+        job = simulate(brackets, n, latency, costs, overlap(n))
+        jobs.append(job)
+        print(f"{n:7d} {job.makespan_s:8.1f}s {job.lower_bound_s:7.1f}s {job.ratio:6.3f} "
+              f"{job.even_bound_s(latency):9.1f}s {jobs[0].makespan_s / job.makespan_s:8.1f} {job.efficiency:10.2f} "
+              f"{job.busy_share:5.2f} {job.evaluations / job.makespan_s:7.0f} {job.prefix_hits:5.2f}", flush=True)
+    return jobs
+
+
+def loss(brackets: Sequence[Bracket], engines: int) -> dict[str, float]:
+    """Makespan / lower bound with one cause of delay after another taken away: where the rest comes from."""
+    alone = replace(L40S, token_s=0.0)
+    causes = {"all": (L40S, COSTS), "no cost of Ray, Tune and proposals": (L40S, Costs()),
+              "and a step as long for a full batch as for one": (alone, Costs()),
+              "and prefill in no time": (replace(alone, prefill_rate=1e9), Costs())}
+    found = {}
+    for name, (latency, costs) in causes.items():
+        job = simulate(brackets, engines, latency, costs, overlap(engines))
+        found[name] = job.ratio
+        print(f"{engines} engines, {name}: {found[name]:.3f}", flush=True)
+    return found
+
+
+def plot(jobs: Sequence[Job], large: Sequence[Job]) -> None:
+    """Speed-up over engines, the ideal beside it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(ENGINES, ENGINES, color="0.6", linestyle="--", label="ideal")
+    for series, style, examples in ((large, "s-", "10,552"), (jobs, "o-", "1,319")):
+        axes.plot([job.engines for job in series], [series[0].makespan_s / job.makespan_s for job in series], style,
+                  label=f"a Hyperband pass, {examples} validation examples ({series[0].evaluations:,} evaluations)")
+    axes.set(xscale="log", yscale="log", xlabel="engines (simulated, one GPU each)", ylabel="speed-up over one engine",
+             xticks=ENGINES, yticks=ENGINES)
+    axes.set_xticklabels([str(n) for n in ENGINES])
+    axes.set_yticklabels([str(n) for n in ENGINES])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(PLOT, dpi=150)
+
+
+def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    return [asdict(job) | {"lower_bound_s": job.lower_bound_s, "ratio": job.ratio,
+                           "even_bound_s": job.even_bound_s(L40S), "efficiency": job.efficiency} for job in jobs]
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    brackets = hyperband_brackets(1319, 10, 2)
+    jobs = scaling(brackets, ENGINES, L40S, COSTS)
+    one_by_one = simulate_one_by_one(brackets, L40S, COSTS.proposal_s)
+    print(f"one candidate at a time, one engine, one process: {one_by_one:.0f} s; Ray with one engine is "
+          f"{one_by_one / jobs[0].makespan_s:.1f} times as fast (bar {BASELINE_BAR:.1f})")
+    causes = loss(brackets, 64)
+    large = scaling(hyperband_brackets(8 * 1319, 80, 2), (1, 8, 64), L40S, COSTS)
+    for job in jobs:
+        if bar := BARS.get(job.engines):
+            print(f"{job.engines} engines: makespan / lower bound {job.ratio:.3f}, bar {bar}: "
+                  f"{'met' if job.ratio <= bar else 'missed'}")
+    print(f"64 engines, eight times the work: efficiency {large[-1].efficiency:.3f}, bar {EFFICIENCY_BAR}")
+    plot(jobs, large)
+    write(RESULTS, {"latency": asdict(L40S), "costs": asdict(COSTS), "pass": rows(jobs), "eight_times": rows(large),
+                    "one_by_one_s": one_by_one, "loss_at_64": causes,
+                    "bars": {"ratio": BARS, "efficiency": EFFICIENCY_BAR, "one_by_one": BASELINE_BAR}})
+
+
+if __name__ == "__main__":
+    main()
