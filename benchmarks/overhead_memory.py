@@ -81,11 +81,11 @@ def write_ledger(size: Size, folder: Path) -> None:
                for i, text in enumerate(instruction_texts(size.prompts))]
     info = {"z": [0.12345] * 32, "mean": 0.4, "std": 0.1}
     with Ledger(folder / "ledger.sqlite", Fingerprints("model", "sampling", "template")) as ledger:
-        for bracket, (stage, source, chosen) in enumerate((("seeds", "seed", prompts[:SEEDS]),
-                                                           ("hyperband", "ape", prompts[SEEDS:]))):
+        brackets = (("seeds", "seed", 500, prompts[:SEEDS]), ("hyperband", "ape", 300, prompts[SEEDS:]))
+        for bracket, (stage, source, least, chosen) in enumerate(brackets):
             ledger.record_proposals(bracket, [Proposal(p, Origin(source, stage, bracket), info) for p in chosen])
             for i, prompt in enumerate(chosen):
-                wrong = size.outcomes * (300 + i) // 1000
+                wrong = size.outcomes * (least + i) // 1000
                 _answer(ledger, prompt, "validation", size.outcomes, wrong)
                 ledger.record_rung(RungResult(bracket, stage, 0, 0, size.outcomes,
                                               Observation(prompt.id, wrong, size.outcomes), False, size.outcomes))

@@ -39,7 +39,8 @@ def overlap(engines: int) -> int:
 
 def scaling(brackets: Sequence[Bracket], engines: Sequence[int], latency: Latency, costs: Costs) -> list[Job]:
     """One simulated pass for each number of engines."""
-    print(f"{cost(brackets):,} evaluations\n{'engines':>7} {'makespan':>9} {'bound':>8} {'ratio':>6} {'even bound':>10} "
+    print(f"{cost(brackets):,} evaluations")
+    print(f"{'engines':>7} {'makespan':>9} {'bound':>8} {'ratio':>6} {'even bound':>10} "
           f"{'speed-up':>8} {'efficiency':>10} {'busy':>5} {'eval/s':>7} {'hits':>5}")
     jobs: list[Job] = []
     for n in engines:

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Runs lipo-e-ray as a Ray job on a cluster and follows it:
 #
-#   export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265    # the dashboard; `ray dashboard cluster/ray-cluster.yaml` forwards it
+#   export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265    # the dashboard, for example as `ray dashboard` forwards it
 #   export RAY_AUTH_TOKEN_PATH=~/.ray/auth_token           # the cluster's token, readable by you alone (chmod 600)
 #   cluster/submit.sh run --profile cluster --engines 4 --output /home/ray/runs/gsm8k
 #   cluster/submit.sh resume /home/ray/runs/gsm8k
 #
-# Paths in the command are the cluster's; --output must lie where it outlives the job. The folder you start this in is sent along
-# (up to 500 MiB, without what EXCLUDES names) and is the job's working folder: `--task my_task` finds a folder my_task in it.
+# Paths in the command are the cluster's; --output must lie where it outlives the job. The folder you start this in is
+# sent along (up to 500 MiB, without what EXCLUDES names) and is the job's working folder: `--task my_task` finds a
+# folder my_task in it.
 # Ctrl-C stops the job so that it can go on later; closing the terminal does too. Exit status: 0 done, 1 failed, 2 bad
 # input, 130 interrupted.
 set -euo pipefail
@@ -56,7 +57,7 @@ status=0
 wait "$follower" || status=$?
 if [ -n "$stopped" ]; then
   wait "$follower" || true  # a signal ended the first wait
-  echo "submit.sh: stopped; nothing that was answered is lost; continue with: submit.sh resume FOLDER, the folder of --output"
+  echo "submit.sh: stopped; nothing that was answered is lost; go on with: submit.sh resume FOLDER (that of --output)"
   status=130
 fi
 exit "$status"

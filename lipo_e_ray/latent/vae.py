@@ -65,12 +65,18 @@ class StructureAwareVAE(nn.Module):
 
         Before refinement: the Kullback-Leibler term is about these.
         """
+        inst, ex = self.inst_posterior(instructions), self.ex_posterior(exemplars, mask)
+        return torch.cat([inst[0], ex[0]], -1), torch.cat([inst[1], ex[1]], -1)
+
+    def inst_posterior(self, instructions: Tensor) -> tuple[Tensor, Tensor]:
+        """The half of ``posterior`` that instructions (b, e) give: mean and log variance, (b, inst_dim) each."""
         # Unit vectors times the root of their length: coordinates of size 1, as the layers' initialisation expects.
         inst = self._direction(instructions) * instructions.shape[-1] ** 0.5
-        inst_mean, inst_log = self.encode_inst(inst).chunk(2, -1)
-        hidden = self.encode_set(exemplars * exemplars.shape[-1] ** 0.5, mask)
-        ex_mean, ex_log = self.encode_ex(hidden).chunk(2, -1)
-        return torch.cat([inst_mean, ex_mean], -1), torch.cat([inst_log, ex_log], -1)
+        return self.encode_inst(inst).chunk(2, -1)
+
+    def ex_posterior(self, exemplars: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The half that sets (b, k, f) with mask (b, k) give: mean and log variance, (b, ex_dim) each."""
+        return self.encode_ex(self.encode_set(exemplars * exemplars.shape[-1] ** 0.5, mask)).chunk(2, -1)
 
     def refine(self, z: Tensor) -> Tensor:
         """(b, d) -> z_joint (b, d), the latent that everything outside works in."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,10 @@ class ExemplarPool:
     examples: tuple[Example, ...]
     max_exemplars: int
 
+    @cached_property
+    def _index(self) -> dict[Example, int]:
+        return {example: i for i, example in enumerate(self.examples)}
+
     def random(self, rng: np.random.Generator) -> tuple[Example, ...]:
         """A set of uniform size 0..max_exemplars."""
         size = int(rng.integers(min(self.max_exemplars, len(self.examples)) + 1))
@@ -43,7 +48,7 @@ class ExemplarPool:
 
     def edit(self, exemplars: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
         """The set with one exemplar swapped, dropped or added, whichever is possible."""
-        inside = [i for i, example in enumerate(self.examples) if example in set(exemplars)]
+        inside = sorted(self._index[example] for example in exemplars if example in self._index)
         outside = sorted(set(range(len(self.examples))) - set(inside))
         can_add, can_drop = bool(outside) and len(inside) < self.max_exemplars, bool(inside)
         moves = ["add"] * can_add + ["drop"] * can_drop + ["swap"] * (can_drop and bool(outside))

@@ -55,7 +55,7 @@ def test_an_interrupted_job_goes_on_and_pays_nothing_twice(head):
     assert status == 130
     assert "stopping the job" in err
     assert f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder}" in out
-    assert "continue with: submit.sh resume" in out
+    assert "go on with: submit.sh resume" in out
     assert "Traceback" not in out + err and "SIGTERM" not in out + err
     assert not (folder / "best_prompt.json").exists()
 

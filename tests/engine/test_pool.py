@@ -46,7 +46,7 @@ def test_two_engines_share_a_prompts_examples_and_a_second_service_needs_none(st
     requests = [service.evaluate.remote(PROMPT, "validation", n) for n in (96, 20, 96)]
     evaluations = [result(request) for request in requests]
     assert evaluations[0].observation == evaluations[2].observation == WHOLE
-    assert [evaluation.new_calls for evaluation in evaluations] == [96, 0, 0]
+    assert sum(evaluation.new_calls for evaluation in evaluations) == 96  # Ray may deliver them in any order
     conversation = [{"role": "user", "content": "a"}]
     assert result(service.generate.remote([conversation], [Sampling()]))[0].text == "a, continued"
     assert result(service.progress.remote()).engines == 2
@@ -191,6 +191,12 @@ async def first_call(pool):
     return await asyncio.wait_for(pool.generate([], [], None), 10)
 
 
+async def grown_to(engines, pool):
+    async with asyncio.timeout(10):
+        while pool.sizes() != (engines, engines):
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(("gpus", "num_gpus", "engines", "reserved"), [
     ((0, 0), 1, 1, 0), ((4,), 0, 1, 0), ((1, 2), 1, 3, 1), ((1, 10), 0.9, 11, 0.9), ((2,), 0.5, 4, 0.5),
     ((3, 3), 2, 2, 2),
@@ -200,8 +206,7 @@ def test_one_engine_for_every_gpu(stub_pool, gpus, num_gpus, engines, reserved):
         pool = stub_pool(cluster := StubCluster(*gpus), num_gpus=num_gpus)
         assert pool.sizes() == (0, 0)
         await first_call(pool)
-        await asyncio.sleep(0.2)
-        assert pool.sizes() == (engines, engines)
+        await grown_to(engines, pool)
         assert cluster.reserved == {reserved: 1}
         await pool.close()
         assert pool.sizes() == (0, 0)
@@ -209,21 +214,29 @@ def test_one_engine_for_every_gpu(stub_pool, gpus, num_gpus, engines, reserved):
     asyncio.run(go())
 
 
-@pytest.mark.parametrize(("config", "grown"), [({}, 4), ({"count": 2}, 2)])
-def test_gpus_that_join_get_an_engine_unless_the_count_is_given(stub_pool, config, grown):
+def test_gpus_that_join_get_an_engine_and_those_that_go_keep_its_place(stub_pool):
     async def go():
-        pool = stub_pool(cluster := StubCluster(2), **config)
+        pool = stub_pool(cluster := StubCluster(2))
         await first_call(pool)
-        await asyncio.sleep(0.1)
-        assert pool.sizes() == (2, 2)
-        cluster.gpus = [1]  # one went: its place remains
+        await grown_to(2, pool)
+        cluster.gpus = [1]
         await asyncio.sleep(0.1)
         assert pool.sizes() == (2, 2)
         cluster.gpus = [1, 3]
-        await asyncio.sleep(0.3)
-        assert pool.sizes() == (grown, grown)
-        turns = [pool.generate([], [], None) for _ in range(grown)]
-        assert {engine for engine, _ in await asyncio.gather(*turns)} <= set(range(grown))
+        await grown_to(4, pool)
+        await pool.close()
+
+    asyncio.run(go())
+
+
+def test_a_count_that_is_given_stays(stub_pool):
+    async def go():
+        pool = stub_pool(cluster := StubCluster(2), count=3)
+        await first_call(pool)
+        await grown_to(3, pool)
+        cluster.gpus = [8]
+        await asyncio.sleep(0.1)
+        assert pool.sizes() == (3, 3)
         await pool.close()
 
     asyncio.run(go())

@@ -13,8 +13,8 @@ BEST = Observation("p", 49, 128)
 
 
 def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST, opened=1):
-    walk = Walk(bracket=bracket, brackets=9, open=opened, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0, planned=5000,
-                incumbent=best)
+    walk = Walk(bracket=bracket, brackets=9, open=opened, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0,
+                planned=5000, incumbent=best)
     return Snapshot(walk, done, rate, calls=1300, failed=2)
 
 
