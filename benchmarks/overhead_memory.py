@@ -110,7 +110,8 @@ def bo_side(size: Size, folder: Path, encoder: Any) -> tuple[list[Proposal], lis
     """What the BO actor does: a latent space, then 32 prompts by two stages and 4 by InvBO, from all the others."""
     texts, task = instruction_texts(size.instructions), generate_arithmetic(size.pool, 1, 1, 0)
     space = latent_space(encoder, texts, task.pool, size.epochs, folder / "latent")
-    proposer = Proposer(task, RunConfig(), space, dict.fromkeys(texts, "ape"), SearchInverter(encoder, _rewrite))
+    latent = space, SearchInverter(encoder, _rewrite)
+    proposer = Proposer(task, RunConfig(), dict.fromkeys(texts, "ape"), lambda: latent)
     observed = observations(space, texts, task.pool, size.prompts)
     return (proposer.propose(Request("hyperband", 1, 32, observed)),
             proposer.propose(Request("invbo", 2, 4, observed)))

@@ -32,6 +32,9 @@ class _Proposer:
     def __init__(self) -> None:
         self._pool = make_task(1).pool
 
+    def prepare(self) -> None:
+        pass
+
     def propose(self, request: Request) -> list[Proposal]:
         return random_proposals(request, self._pool)
 

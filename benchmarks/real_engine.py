@@ -120,7 +120,7 @@ def by_ray(model: ModelConfig) -> dict[str, float]:
     hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=PROFILES["demo"].hyperband.overlap)
     with _service(model) as service, tempfile.TemporaryDirectory() as folder:
         bo_actor = start_bo_actor(_Proposer, service)
-        ray.get(bo_actor.setup.remote())
+        ray.get(bo_actor.prepare.remote())
         before = ray.get(service.progress.remote()).new_calls
         start = time.perf_counter()
         tune_search(hyperband, service, bo_actor, Path(folder))
@@ -168,6 +168,9 @@ class _Proposer:
 
     def __init__(self) -> None:
         self._fit = _fitter()
+
+    def prepare(self) -> None:
+        pass
 
     def propose(self, request: Request) -> list[Proposal]:
         self._fit(len(request.observed))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,40 +137,45 @@ def simulate(brackets: Sequence[Bracket], engines: int, latency: Latency, costs:
 
     async def main() -> tuple[float, LocalPool]:
         pool = LocalPool(task, engines, latency, costs.request_s)
-        with tempfile.TemporaryDirectory() as folder:
-            service = EvaluationService(Path(folder) / "ledger", task, pool.engines[0].fingerprints, lambda: pool)
-            await service.start()
+        async with _service(pool, task) as service:
             await _drive(walk, service, task, costs)
-            await service.close()
         return asyncio.get_running_loop().time(), pool
 
     makespan, pool = run(main())
     return _job(brackets, overlap, latency, makespan, pool, rungs)
 
 
-def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, proposal_s: float) -> float:
-    """Seconds of the single-process baseline: one candidate after another on one engine, then the next proposal."""
+def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, propose_s: Callable[[int], float]) -> float:
+    """Seconds of the single-process baseline: propose one candidate, ask for its answers, fit, propose the next.
+
+    ``propose_s``: seconds of a fit to that many prompts and one proposal. The same candidates and promotions.
+    """
     task = make_task(max(bracket.rungs[-1].fidelity for bracket in brackets))
     walk = Walk(Hyperband(brackets, seed=0, overlap=0), lambda results: None)
 
     async def main() -> float:
-        pool = LocalPool(task, 1, latency, 0.0)
-        with tempfile.TemporaryDirectory() as folder:
-            service = EvaluationService(Path(folder) / "ledger", task, pool.engines[0].fingerprints, lambda: pool)
-            await service.start()
+        async with _service(LocalPool(task, 1, latency, 0.0), task) as service:
             while actions := walk.hyperband.actions():
                 action = actions[0]
                 if isinstance(action, Propose):
-                    await asyncio.sleep(proposal_s * action.count)
+                    await asyncio.sleep(sum(propose_s(len(walk.prompts) + i) for i in range(action.count)))
                     walk.enter(action.bracket, random_proposals(walk.request(action), task.pool))
                     continue
                 walk.observe(action.bracket.index, action.rung, [
                     await service.evaluate(walk.prompts[prompt_id], "validation", action.fidelity)
                     for prompt_id in action.prompt_ids])
-            await service.close()
         return asyncio.get_running_loop().time()
 
     return run(main())
+
+
+@asynccontextmanager
+async def _service(pool: LocalPool, task: Task) -> AsyncIterator[EvaluationService]:
+    with tempfile.TemporaryDirectory() as folder:
+        service = EvaluationService(Path(folder) / "ledger", task, pool.engines[0].fingerprints, lambda: pool)
+        await service.start()
+        yield service
+        await service.close()
 
 
 async def _drive(walk: Walk, service: EvaluationService, task: Task, costs: Costs) -> None:

@@ -20,7 +20,8 @@ from lipo_e_ray.embedded import resolve_encoder
 from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.latent.encoder import TextEncoder
-from lipo_e_ray.latent.inversion import MAX_REQUESTS, make_inverter
+from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter, make_inverter
+from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.results.analysis import Records, read
@@ -143,7 +144,7 @@ class _Job:
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
         bo_actor = start_bo_actor(_ProposerRecipe(config, self._inputs, instructions, self._folder, service), service,
                                   gpus=BO_GPU_SHARE if on_gpu else 0.0)
-        self._display.say(f"preparing the search over {len(instructions)} instructions (trains the VAE)")
+        self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
         with _Watch(self._display, service, hyperband) as watch:
             tune_search(hyperband, service, bo_actor, self._folder.path, watch.moved)
         ray.kill(bo_actor)
@@ -177,6 +178,9 @@ class _ProposerRecipe:
         self._service = service
 
     def __call__(self) -> Proposer:
+        return Proposer(self._task, self._config, self._instructions, self._latent)
+
+    def _latent(self) -> tuple[LatentSpace, Inverter]:
         config = self._config
         encoder = TextEncoder(resolve_encoder(config.encoder.name))
         space = fit_latent(encoder, list(self._instructions), self._task.pool, config.vae, config.seed, self._folder,
@@ -185,8 +189,7 @@ class _ProposerRecipe:
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
             return result(self._service.generate.remote(chats, samplings))
 
-        inverter = make_inverter(config.encoder.name, encoder, generate)
-        return Proposer(self._task, config, space, self._instructions, inverter)
+        return space, make_inverter(config.encoder.name, encoder, generate)
 
 
 class _Watch:
@@ -217,7 +220,8 @@ class _Watch:
         while not self._stopped.wait(POLL_S):
             progress, walk = ray.get(self._service.progress.remote()), self._walk
             done = min(walk.planned, walk.done + max(0, progress.new_calls - self._calls_then))
-            self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed))
+            self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed,
+                                          progress.engines_ready, progress.engines))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,24 +32,35 @@ MIN_OBSERVED = 4  # prompts, before a surrogate says more than chance; with exem
 class Proposer:
     """Proposes whole batches; the GP is fitted anew in every call, so that a resumed run proposes the same.
 
-    ``instructions``: every text known before the search with its source, in a fixed order.
+    ``instructions``: every text known before the search with its source, in a fixed order. ``make_latent`` gives the
+    trained latent space and its inverter, which takes a while: it is called by ``prepare``, or when they are needed.
     """
 
     def __init__(
         self,
         task: Task,
         config: RunConfig,
-        space: LatentSpace,
         instructions: Mapping[str, InstructionSource],
-        inverter: Inverter,
+        make_latent: Callable[[], tuple[LatentSpace, Inverter]],
     ) -> None:
         if not instructions:
             raise ValueError("expected at least one instruction, got none; give seeds or a file")
         self._config = config
-        self._space = space
         self._sources = dict(instructions)
-        self._inverter = inverter
+        self._make_latent = make_latent
         self._pool = ExemplarPool(task.pool, config.max_exemplars)
+
+    @cached_property
+    def _latent(self) -> tuple[LatentSpace, Inverter]:
+        return self._make_latent()
+
+    @property
+    def _space(self) -> LatentSpace:
+        return self._latent[0]
+
+    def prepare(self) -> None:
+        """Train the latent space now, or load it; a second call does nothing. Seeds are proposed without it."""
+        assert self._latent
 
     def propose(self, request: Request) -> list[Proposal]:
         """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
@@ -63,7 +75,8 @@ class Proposer:
         rows = _highest_fidelity(request.observed)
         if stage == "seeds":
             seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
-            proposals = self._describe([seed for seed in seeds if seed.id not in taken][:n], stage, bracket)
+            proposals = [Proposal(seed, Origin(self._sources[seed.instruction], stage, bracket))
+                         for seed in seeds if seed.id not in taken][:n]
         elif sum(bool(prompt.exemplars) or not self._config.max_exemplars for prompt, _ in rows) < MIN_OBSERVED:
             prompts = random_prompts(tuple(self._sources), self._pool, n, rng, taken)
             proposals = self._describe(prompts, stage, bracket)
@@ -104,7 +117,7 @@ class Proposer:
         running = {prompt.id for prompt in known.running}
         settled = [prompt.id not in running for prompt, _ in rows]
         improved = history(errors.tolist(), settled, next(new, len(rows)), self._config.invbo.q)
-        return invbo(known, n, trust_region_length(improved), self._inverter, self._config.proposal, rng)
+        return invbo(known, n, trust_region_length(improved), self._latent[1], self._config.proposal, rng)
 
     def _describe(
         self,

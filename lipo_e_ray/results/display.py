@@ -24,7 +24,7 @@ class Snapshot:
     """The search at one moment: where the walk stands, and what came in since it last moved.
 
     ``done``: evaluations of the walk, those of the open rung included; ``rate``: recent evaluations per second;
-    ``calls`` and ``failed``: all sent to the LLM, and those that gave no answer.
+    ``calls`` and ``failed``: all sent to the LLM, and those that gave no answer; ``ready`` of ``engines`` work.
     """
 
     walk: Walk
@@ -32,6 +32,8 @@ class Snapshot:
     rate: float
     calls: int
     failed: int
+    ready: int
+    engines: int
 
     @property
     def position(self) -> str:
@@ -56,6 +58,7 @@ class Snapshot:
             "speed": f"{self.rate:.1f}/s",
             "best": f"{best.error:.1%} error on {best.evaluated} examples" if best else "none yet",
             "calls": f"{self.calls:,} ({self.failed:,} failed)",
+            "engines": f"{self.ready}/{self.engines}",
             "left": "unknown" if left is None else f"~{clock(left)}",
         }
 

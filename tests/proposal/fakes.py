@@ -116,4 +116,4 @@ KNOWN = {text: "seed" if i < 4 else "ape" for i, text in enumerate(TEXTS[::6])} 
 def make_proposer(seed=0, limit=4, proposal=SMALL, known=KNOWN, **changes) -> Proposer:
     config = RunConfig(seed=seed, max_exemplars=changes.get("max_exemplars", 4), proposal=proposal)
     task = Task("fake", POOL, (), (), "numeric")
-    return Proposer(task, config, changes.get("space") or FakeSpace(), known, FakeInverter(limit))
+    return Proposer(task, config, known, lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)))

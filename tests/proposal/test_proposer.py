@@ -31,6 +31,18 @@ def test_seeds_come_without_exemplars_in_order():
     assert {(p.origin.source, p.origin.stage, p.origin.bracket) for p in proposals} == {("seed", "seeds", 0)}
 
 
+def test_seeds_need_no_latent_space_and_it_is_made_once():
+    made = []
+    proposer = make_proposer()
+    make = proposer._make_latent
+    proposer._make_latent = lambda: made.append(1) or make()
+    proposer.propose(ask("seeds", 0, 3))
+    assert made == []
+    proposer.prepare()
+    proposer.propose(ask("hyperband", 1, 3))
+    assert made == [1]
+
+
 def test_only_seeds_and_files_are_seeds():
     known = {"one": "ape", "two": "file", "three": "seed"}
     assert [p.prompt.instruction for p in make_proposer(known=known).propose(ask("seeds", 0, 9))] == ["two", "three"]

@@ -15,7 +15,7 @@ BEST = Observation("p", 49, 128)
 def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST, opened=1):
     walk = Walk(bracket=bracket, brackets=9, open=opened, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0,
                 planned=5000, incumbent=best)
-    return Snapshot(walk, done, rate, calls=1300, failed=2)
+    return Snapshot(walk, done, rate, calls=1300, failed=2, ready=3, engines=4)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_line_says_all_of_it(display, out):
     display.update(snapshot())
     assert out.getvalue() == (
         "[ 0:00] hyperband | bracket 3/9 | rung 2/4 (32 examples) | evaluations 10/5,000 | speed 20.0/s | "
-        "best 38.3% error on 128 examples | calls 1,300 (2 failed) | left ~4:10\n")
+        "best 38.3% error on 128 examples | calls 1,300 (2 failed) | engines 3/4 | left ~4:10\n")
 
 
 def test_one_line_for_each_change_of_place(display, out):

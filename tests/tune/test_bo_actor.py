@@ -33,10 +33,16 @@ class Records:
 class ReportingProposer:
     """Proposes prompts that tell about its process."""
 
+    prepared = 0
+
+    def prepare(self):
+        self.prepared += 1
+
     def propose(self, request):
         import torch
 
-        text = f"{torch.get_num_threads()} thread, devices {os.environ['CUDA_VISIBLE_DEVICES']!r}, {request.observed}"
+        devices = os.environ["CUDA_VISIBLE_DEVICES"]
+        text = f"{torch.get_num_threads()} thread, devices {devices!r}, {request.observed}, {self.prepared}"
         return [Proposal(Prompt(f"{text} {i}"), Origin("ape", request.stage, request.bracket))
                 for i in range(request.count)]
 
@@ -55,10 +61,19 @@ def cluster(ray_cluster):
 def test_proposals_are_recorded_and_reused(cluster):
     records = ray.remote(Records).options(num_cpus=0).remote()
     [proposal] = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
-    assert proposal.prompt.instruction == "1 thread, devices '', () 0"
+    assert proposal.prompt.instruction == "1 thread, devices '', (), 0 0"
     assert ray.get(records.all.remote()) == {7: [proposal]}
 
     again = start_bo_actor(no_proposer, records)
     assert ray.get(again.propose.remote(REQUEST)) == [proposal]
     with pytest.raises(InputError, match="nobody should be asked"):
-        ray.get(again.setup.remote())
+        ray.get(again.prepare.remote())
+
+
+def test_while_the_seeds_race_the_proposer_is_prepared(cluster):
+    actor = start_bo_actor(ReportingProposer, ray.remote(Records).options(num_cpus=0).remote())
+    seeds, later = ray.get([actor.propose.remote(Request(stage, i, 1))
+                            for i, stage in enumerate(("seeds", "hyperband"))])
+    assert seeds[0].prompt.instruction.endswith(", 0 0")
+    third = ray.get(actor.propose.remote(Request("hyperband", 2, 1)))
+    assert third[0].prompt.instruction.endswith(", 1 0") and later

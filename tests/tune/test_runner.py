@@ -47,6 +47,9 @@ def evaluate(prompt: Prompt, n: int) -> Evaluation:
 class HashProposer:
     """New prompts that depend on all that was observed, and on the order it is given in."""
 
+    def prepare(self):
+        pass
+
     def propose(self, request):
         seen = digest(*(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in request.observed),
                       *(prompt.id for prompt in request.running))
