@@ -192,7 +192,7 @@ PROFILES: dict[str, RunConfig] = {
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
-        hyperband=HyperbandConfig(b_min=8, overlap=2),
+        hyperband=HyperbandConfig(b_min=8, overlap=3),
         invbo=InvBOConfig(iterations=4),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,6 +29,7 @@ class BOActor:
     """A ``Proposer`` behind the ledger. It is built when the first unrecorded bracket comes, or by ``prepare``."""
 
     def __init__(self, make_proposer: Callable[[], Proposer], service: ActorHandle) -> None:
+        os.nice(19)  # where an engine computes on the same cores, each of its threads waits for the slowest
         self._make_proposer = make_proposer
         self._service = service
         self._proposer: Proposer | None = None
