@@ -32,11 +32,12 @@ IN_FLIGHT = 2  # times ``max_num_seqs``, as in ``run.py``
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of one rung in Tune, of one request to an engine actor, of one proposed prompt."""
+    """Seconds of one rung in Tune and of one request to an engine actor; ``propose_s``: of the proposals for a bracket
+    from that many observed prompts (without any they are random, and take no time)."""
 
     rung_s: float = 0.0
     request_s: float = 0.0
-    proposal_s: float = 0.0
+    propose_s: Callable[[int], float] = lambda m: 0.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, propose_s
             while actions := walk.hyperband.actions():
                 action = actions[0]
                 if isinstance(action, Propose):
-                    await asyncio.sleep(sum(propose_s(len(walk.prompts) + i) for i in range(action.count)))
+                    await asyncio.sleep(sum(propose_s(len(walk.prompts) + i) for i in range(action.count)))  # one each
                     walk.enter(action.bracket, random_proposals(walk.request(action), task.pool))
                     continue
                 walk.observe(action.bracket.index, action.rung, [
@@ -184,7 +185,8 @@ async def _drive(walk: Walk, service: EvaluationService, task: Task, costs: Cost
 
     async def propose(action: Propose) -> None:
         request = walk.request(action)
-        await asyncio.sleep(costs.proposal_s * action.count)
+        if request.observed:
+            await asyncio.sleep(costs.propose_s(len(request.observed)))
         walk.enter(action.bracket, random_proposals(request, task.pool))
 
     async def evaluate(action: Evaluate) -> None:

@@ -1,17 +1,21 @@
 """How well 1 to 64 engines are kept busy: a whole Hyperband pass on simulated engines, in virtual time.
 
 ``python -m benchmarks.throughput`` prints tables, writes ``benchmarks/results/throughput.json`` and the scaling plot
-``docs/scaling.png``. The engines follow ``L40S``; what Ray, Tune and the proposals cost is in ``COSTS``. The lower
-bound of a makespan is max(total engine work / engines, critical path of the schedule), see ``simulation.Job``.
+``docs/scaling.png``. The engines follow ``L40S``; what Tune and the proposals cost comes from the results of
+``benchmarks/overhead.py``. The lower bound of a makespan is max(total engine work / engines, critical path of the
+schedule), see ``simulation.Job``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.machine import write
 from benchmarks.simulation import Costs, Job, simulate, simulate_one_by_one
@@ -24,12 +28,21 @@ PLOT = Path(__file__).parent.parent / "docs" / "scaling.png"
 L40S = Latency(prefill_rate=30_000, step_s=0.008, token_s=33e-6, max_num_seqs=256, answer_tokens=200)
 """Not measured: from the data sheet, for Qwen2.5-1.5B in bf16. A step reads 3.1 GB of weights (864 GB/s: 3.6 ms, and as
 much again for launches), a sequence 28 KB a token of its context of 1,000; prefill at half of 181 TFLOPS."""
-COSTS = Costs(rung_s=0.015, request_s=0.003, proposal_s=0.01)
-"""As ``benchmarks/overhead.py`` measures them, rounded up; ``proposal_s`` is a prompt's share in a batch of 32."""
+REQUEST_S = 0.003  # a chunk's way to an engine actor and back, and its place in the ledger
+OVERHEAD = Path(__file__).parent / "results" / "overhead.json"
 ENGINES = (1, 2, 4, 8, 16, 32, 64)
 BARS = {1: 1.05, 8: 1.10, 64: 1.20}  # makespan / lower bound
 EFFICIENCY_BAR = 0.90  # of 64 engines on eight times the work
 BASELINE_BAR = 3.0  # one engine under Ray against one candidate at a time
+
+
+def measured_costs() -> Costs:
+    """What ``benchmarks/overhead.py`` measured, on whatever machine: Tune's part and the proposals, one thread."""
+    measured = json.loads(OVERHEAD.read_text(encoding="utf-8"))["rows"]
+    rung_s = next(row["ms_a_trial_and_rung"] for row in measured if row["row"] == "tune") / 1000
+    points = sorted((row["observations"], row["s"]) for row in measured
+                    if row["row"] == "proposal" and row["batch"] == 32 and row["threads"] == 1)
+    return Costs(rung_s, REQUEST_S, lambda m: float(np.interp(m, *zip(*points, strict=True))))
 
 
 def overlap(engines: int) -> int:
@@ -52,10 +65,11 @@ def scaling(brackets: Sequence[Bracket], engines: Sequence[int], latency: Latenc
     return jobs
 
 
-def loss(brackets: Sequence[Bracket], engines: int) -> dict[str, float]:
+def loss(brackets: Sequence[Bracket], engines: int, costs: Costs) -> dict[str, float]:
     """Makespan / lower bound with one cause of delay after another taken away: where the rest comes from."""
     alone = replace(L40S, token_s=0.0)
-    causes = {"all": (L40S, COSTS), "no cost of Ray, Tune and proposals": (L40S, Costs()),
+    causes = {"all": (L40S, costs), "no time for proposals": (L40S, replace(costs, propose_s=lambda m: 0.0)),
+              "no cost of Ray, Tune and proposals": (L40S, Costs()),
               "and a step as long for a full batch as for one": (alone, Costs()),
               "and prefill in no time": (replace(alone, prefill_rate=1e9), Costs())}
     found = {}
@@ -94,19 +108,22 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     brackets = hyperband_brackets(1319, 10, 2)
-    jobs = scaling(brackets, ENGINES, L40S, COSTS)
-    one_by_one = simulate_one_by_one(brackets, L40S, COSTS.proposal_s)
+    costs = measured_costs()
+    jobs = scaling(brackets, ENGINES, L40S, costs)
+    one_by_one = simulate_one_by_one(brackets, L40S, costs.propose_s)
     print(f"one candidate at a time, one engine, one process: {one_by_one:.0f} s; Ray with one engine is "
           f"{one_by_one / jobs[0].makespan_s:.1f} times as fast (bar {BASELINE_BAR:.1f})")
-    causes = loss(brackets, 64)
-    large = scaling(hyperband_brackets(8 * 1319, 80, 2), (1, 8, 64), L40S, COSTS)
+    causes = loss(brackets, 64, costs)
+    large = scaling(hyperband_brackets(8 * 1319, 80, 2), (1, 8, 64), L40S, costs)
     for job in jobs:
         if bar := BARS.get(job.engines):
             print(f"{job.engines} engines: makespan / lower bound {job.ratio:.3f}, bar {bar}: "
                   f"{'met' if job.ratio <= bar else 'missed'}")
     print(f"64 engines, eight times the work: efficiency {large[-1].efficiency:.3f}, bar {EFFICIENCY_BAR}")
     plot(jobs, large)
-    write(RESULTS, {"latency": asdict(L40S), "costs": asdict(COSTS), "pass": rows(jobs), "eight_times": rows(large),
+    write(RESULTS, {"latency": asdict(L40S), "costs": {"rung_s": costs.rung_s, "request_s": costs.request_s,
+                                                           "propose_200_s": costs.propose_s(200)},
+                    "pass": rows(jobs), "eight_times": rows(large),
                     "one_by_one_s": one_by_one, "loss_at_64": causes,
                     "bars": {"ratio": BARS, "efficiency": EFFICIENCY_BAR, "one_by_one": BASELINE_BAR}})
 

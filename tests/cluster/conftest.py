@@ -69,9 +69,14 @@ class Head:
         return self.environment | {"RAY_AUTH_TOKEN_PATH": str(path)}
 
     def start(self, *command: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """A user's command in ``work``, in a process group of its own as a terminal starts it."""
-        return subprocess.Popen(command, env=environment or self.environment, cwd=self.folder / "work", text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        """A user's command in ``work``, in a process group of its own as a terminal starts it.
+
+        With Ctrl-C as a terminal has it: where tests run in the background of a shell they inherit that it is ignored,
+        and a shell script cannot change that.
+        """
+        return subprocess.Popen(["env", "--default-signal=INT", *command], env=environment or self.environment,
+                                cwd=self.folder / "work", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                start_new_session=True)
 
     def run(self, *command: str | Path, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
         """Its exit status, output and errors."""
