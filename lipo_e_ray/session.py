@@ -64,6 +64,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
                 token.touch(mode=0o600)
                 token.write_text(secrets.token_hex(32))
                 os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
             with _sigterm_kept():
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
