@@ -193,7 +193,7 @@ PROFILES: dict[str, RunConfig] = {
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
         hyperband=HyperbandConfig(b_min=8, overlap=3),
-        invbo=InvBOConfig(iterations=4),
+        invbo=InvBOConfig(iterations=3),
     ),
 }
 
