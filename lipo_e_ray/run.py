@@ -199,7 +199,6 @@ class _Watch:
         self._display = display
         self._service = service
         self._walk = hyperband.snapshot()
-        self._done = 0
         self._calls_then = ray.get(service.progress.remote()).new_calls
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
@@ -220,10 +219,8 @@ class _Watch:
     def _poll(self) -> None:
         while not self._stopped.wait(POLL_S):
             progress, walk = ray.get(self._service.progress.remote()), self._walk
-            # Answers of rungs that are not complete count from one to the next only: never show less than before.
-            seen = walk.done + max(0, progress.new_calls - self._calls_then)
-            self._done = min(walk.planned, max(self._done, seen))
-            self._display.update(Snapshot(walk, self._done, progress.rate, progress.calls, progress.failed,
+            done = min(walk.planned, walk.done + max(0, progress.new_calls - self._calls_then))
+            self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed,
                                           progress.engines_ready, progress.engines))
 
 
