@@ -13,8 +13,9 @@ from typing import Any
 
 import ray
 
-from benchmarks.simulation import make_task, random_proposals
+from benchmarks.workload import make_task, random_proposals
 from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+from lipo_e_ray.engine.service import CHUNK
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.session import ray_session
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung
@@ -26,7 +27,7 @@ BRACKETS = 20  # in Tune's run, of 8 rungs of one prompt and one example each: n
 PROMPTS, EXAMPLES = 20, 512  # in the service's
 
 
-class _Proposer:
+class InstantProposer:
     """Prompts in no time."""
 
     def __init__(self) -> None:
@@ -40,29 +41,40 @@ class _Proposer:
 
 
 def ray_rows() -> list[dict[str, Any]]:
-    """Milliseconds of Tune a trial (bracket) and rung; of service, ledger and RPC an evaluation."""
+    """Milliseconds of Tune a trial (bracket) and rung; of service, ledger and RPC for a chunk that comes alone, and an
+    evaluation among many."""
     task = make_task(EXAMPLES)
     engines = EnginesConfig(count=1, num_gpus=0, in_flight=512)
     with ray_session("local"), tempfile.TemporaryDirectory() as folder:
         service = start_service(Path(folder) / "ledger", task, SimulatedEngine().fingerprints,
                                 partial(SimulatedEngine, 0), engines)
-        prompts = [proposal.prompt for proposal in random_proposals(Request("hyperband", 99, PROMPTS), task.pool)]
+        lonely, *prompts = [proposal.prompt for proposal in
+                            random_proposals(Request("hyperband", 99, PROMPTS + 1), task.pool)]
         result(service.evaluate.remote(prompts[0], "validation", 1))  # starts the engine
         start = time.perf_counter()
         result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts])
         evaluation_s = (time.perf_counter() - start) / (PROMPTS * EXAMPLES - 1)
-        rung_s = _tune(service, Path(folder))
+        start = time.perf_counter()
+        for n in range(CHUNK, EXAMPLES + 1, CHUNK):
+            result(service.evaluate.remote(lonely, "validation", n))
+        chunk_s = (time.perf_counter() - start) / (EXAMPLES // CHUNK)
+        rung_s, first_s = _tune(service, Path(folder))
         ray.get(service.close.remote())
-    return [{"row": "tune", "trials": BRACKETS, "rungs": BRACKETS * RUNGS, "ms_a_trial_and_rung": 1000 * rung_s},
+    return [{"row": "tune", "trials": BRACKETS, "rungs": BRACKETS * RUNGS, "ms_a_trial_and_rung": 1000 * rung_s,
+             "first_rung_s": first_s},
+            {"row": "chunk", "evaluations": CHUNK, "ms": 1000 * chunk_s},
             {"row": "ray", "evaluations": PROMPTS * EXAMPLES, "ms_an_evaluation": 1000 * evaluation_s}]
 
 
-def _tune(service: Any, folder: Path) -> float:
-    """Seconds a rung, once the first two brackets have their trial processes."""
+def _tune(service: Any, folder: Path) -> tuple[float, float]:
+    """Seconds a rung, once the first two brackets have their trial processes; seconds to the end of the first rung."""
     brackets = [Bracket(i, "hyperband", RUNGS - 1, tuple(Rung(1, n + 1) for n in range(RUNGS)))
                 for i in range(BRACKETS + 2)]
-    marks: list[tuple[float, int]] = []
-    tune_search(Hyperband(brackets, 0, overlap=0), service, start_bo_actor(_Proposer, service), folder,
-                lambda walk: marks.append((time.perf_counter(), walk.bracket)))
-    first = next(at for at, bracket in marks if bracket == 2)
-    return (marks[-1][0] - first) / (BRACKETS * RUNGS)
+    marks: list[tuple[float, int, int]] = []  # when, first open bracket, evaluations done
+    bo_actor = start_bo_actor(InstantProposer, service)
+    ray.get(bo_actor.prepare.remote())
+    start = time.perf_counter()
+    tune_search(Hyperband(brackets, 0, overlap=0), service, bo_actor, folder,
+                lambda walk: marks.append((time.perf_counter(), walk.bracket, walk.done)))
+    warm = next(at for at, bracket, _ in marks if bracket == 2)
+    return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(at for at, _, done in marks if done) - start

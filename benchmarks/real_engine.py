@@ -5,7 +5,7 @@
 - the same requests by one ``LLM.chat`` call and through the service and a Ray actor (without a GPU the engine is bound
   to one core in both, as the loop's own processes would take cores from it);
 - one Hyperband pass with the same candidates, one by one in a single process and by Ray Tune on one engine;
-- ``Latency``: prefill and decode rates, for ``benchmarks/throughput.py``.
+- ``Latency``: prefill and decode rates, and what both passes should take by them: where the time goes.
 
 Each measurement has a process of its own: an engine leaves too much behind to share one.
 """
@@ -13,7 +13,6 @@ Each measurement has a process of its own: an engine leaves too much behind to s
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -25,18 +24,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.latency_fit import fit_latency
 from benchmarks.machine import machine, write
+from benchmarks.overhead import RESULTS as OVERHEAD
+from benchmarks.simulation import Costs, simulate, simulate_one_by_one
+from benchmarks.workload import RecordedEngine, Workload
 from lipo_e_ray.config import PROFILES, ModelConfig, TaskConfig
 from lipo_e_ray.data.prompts import render
 from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.data.tasks import load_task
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.inputs import vllm_spec
+from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.tune.brackets import hyperband_brackets
 from lipo_e_ray.tune.hyperband import Hyperband, Propose
 from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request, Sampling, Task
@@ -44,7 +49,8 @@ from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, 
 RESULTS = Path(__file__).parent / "results" / "real_engine.json"
 PROMPTS, EXAMPLES = 10, 48  # of the comparison with one call
 N, B_MIN = 64, 8  # of the Hyperband pass
-BATCHES = (1, 8, 32, 64)  # of the fit
+OVERLAP = PROFILES["demo"].hyperband.overlap
+LEDGER = "ledger.sqlite"
 BARS = {"loop_to_one_call": 0.90, "ray_to_single_process": 1.7}
 
 
@@ -61,7 +67,7 @@ def candidates(request: Request, pool: Sequence[Any]) -> list[Proposal]:
 
 # ---- what runs in processes of their own; each prints one line of JSON ----
 
-def one_call(model: ModelConfig) -> dict[str, float]:
+def one_call(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Evaluations/s of one ``LLM.chat`` with all requests."""
     llm, params = _llm(model)
     chats = [render(p.prompt, e.question) for p in _compared(model) for e in task(model).validation[:EXAMPLES]]
@@ -71,13 +77,13 @@ def one_call(model: ModelConfig) -> dict[str, float]:
     return {"rate": len(chats) / (time.perf_counter() - start)}
 
 
-def loop(model: ModelConfig) -> dict[str, float]:
+def loop(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Evaluations/s of the same requests through the service and one engine actor."""
     import ray
 
     from lipo_e_ray.engine.pool import result
 
-    with _service(model) as service:
+    with _service(model, folder) as service:
         prompts = [proposal.prompt for proposal in _compared(model)]
         start = time.perf_counter()
         result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts])
@@ -87,20 +93,20 @@ def loop(model: ModelConfig) -> dict[str, float]:
             "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
 
 
-def single_process(model: ModelConfig) -> dict[str, float]:
+def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Seconds of a Hyperband pass, one candidate at a time: ask the model, fit, propose the next."""
     from lipo_e_ray.data.answers import get_metric
     from lipo_e_ray.types import Status
 
     llm, params = _llm(model)
-    data, metric, known = task(model), get_metric(task(model).metric), {}
+    data, metric, known, fitting = task(model), get_metric(task(model).metric), {}, []
 
     def evaluate(prompt: Prompt, n: int) -> Evaluation:
         before = known.setdefault(prompt.id, [])
         examples = data.validation[len(before):n]
         outputs = llm.chat([render(prompt, e.question) for e in examples], params, use_tqdm=False)
         before += [metric(o.outputs[0].text, e.answer) for o, e in zip(outputs, examples, strict=True)]
-        fit(len(known))
+        fitting.append(fit(len(known)))
         wrong = sum(status is not Status.CORRECT for status in before)
         return Evaluation(Observation(prompt.id, wrong, n), 0, len(examples))
 
@@ -108,56 +114,34 @@ def single_process(model: ModelConfig) -> dict[str, float]:
     fit = _fitter()
     start = time.perf_counter()
     _walk(evaluate, data)
-    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values()))}
+    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values())),
+            "fit_s": sum(fitting)}
 
 
-def by_ray(model: ModelConfig) -> dict[str, float]:
+def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Seconds of the same pass by Ray Tune on one engine."""
     import ray
 
     from lipo_e_ray.tune.runner import start_bo_actor, tune_search
 
-    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=PROFILES["demo"].hyperband.overlap)
-    with _service(model) as service, tempfile.TemporaryDirectory() as folder:
+    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=OVERLAP)
+    with _service(model, folder) as service:
         bo_actor = start_bo_actor(_Proposer, service)
         ray.get(bo_actor.prepare.remote())
         before = ray.get(service.progress.remote()).new_calls
         start = time.perf_counter()
-        tune_search(hyperband, service, bo_actor, Path(folder))
+        tune_search(hyperband, service, bo_actor, folder)
         seconds = time.perf_counter() - start
         progress = ray.get(service.progress.remote())
     return {"seconds": seconds, "evaluations": progress.new_calls - before,
             "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
 
 
-def latency(model: ModelConfig) -> dict[str, float]:
-    """The ``Latency`` of this engine, by least squares: prefills of several lengths, decoding in several batches."""
-    engine = vllm_spec(model, task(model)).make()
-    words = ["one", "two", "red", "blue", "cat", "dog", "sun", "tree"]
-    rng = random.Random(0)
-
-    def ask(count: int, length: int, tokens: int) -> tuple[float, int, float]:
-        chats = [[{"role": "user", "content": " ".join(rng.choices(words, k=length))}] for _ in range(count)]
-        start = time.perf_counter()
-        done = runner.run(engine.generate(chats, [Sampling(temperature=1.0, seed=i, max_tokens=tokens)
-                                                  for i in range(count)]))
-        seconds = time.perf_counter() - start
-        return seconds, sum(c.prompt_tokens for c in done), max(c.completion_tokens for c in done)
-
-    with asyncio.Runner() as runner:
-        ask(4, 50, 8)
-        prefills = [ask(16, length, 1)[:2] for length in (50, 100, 200, 400)]
-        rate = 1 / max(1e-9, np.polyfit([tokens for _, tokens in prefills], [s for s, _ in prefills], 1)[0])
-        steps = []
-        for batch in BATCHES:
-            seconds, tokens, longest = ask(batch, 20, model.max_tokens)
-            steps.append((batch, (seconds - tokens / rate) / longest))
-        token_s, step_s = np.polyfit([b for b, _ in steps], [s for _, s in steps], 1)
-        runner.run(engine.close())
-    return asdict(Latency(rate, max(step_s, 0.0), max(token_s, 0.0), model.max_num_seqs, model.max_tokens // 2))
+def latency(model: ModelConfig, folder: Path) -> dict[str, float]:
+    return asdict(fit_latency(model, vllm_spec(model, task(model)).make()))
 
 
-PARTS: dict[str, Callable[[ModelConfig], dict[str, float]]] = {
+PARTS: dict[str, Callable[[ModelConfig, Path], dict[str, float]]] = {
     part.__name__: part for part in (one_call, loop, single_process, by_ray, latency)}
 
 
@@ -177,18 +161,20 @@ class _Proposer:
         return candidates(request, task(PROFILES["demo"].model).pool)
 
 
-def _fitter() -> Callable[[int], object]:
-    """Fits the GP to that many prompts of random latents."""
+def _fitter() -> Callable[[int], float]:
+    """Fits the GP to that many prompts of random latents; the seconds it took."""
     import torch
 
     from lipo_e_ray.surrogate.gp import JointPromptGP
 
     rng = np.random.default_rng(0)
 
-    def fit(m: int) -> None:
+    def fit(m: int) -> float:
+        start = time.perf_counter()
         if m >= 4:
             counts = rng.integers(0, 9, m)
             JointPromptGP(16).fit(torch.from_numpy(rng.standard_normal((m, 32))), counts, np.full(m, 8))
+        return time.perf_counter() - start
 
     return fit
 
@@ -220,8 +206,8 @@ def _warm_up(llm: Any, params: Any) -> None:
 
 
 @contextlib.contextmanager
-def _service(model: ModelConfig) -> Iterator[Any]:
-    """The real service and one engine actor on a private Ray, warm."""
+def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
+    """The real service and one engine actor on a private Ray, warm; its ledger stays in ``folder``."""
     import ray
 
     from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
@@ -229,8 +215,8 @@ def _service(model: ModelConfig) -> Iterator[Any]:
 
     spec, gpu = vllm_spec(model, task(model)), bool(machine()["gpus"])
     engines = EnginesConfig(count=1, num_gpus=float(gpu), in_flight=2 * model.max_num_seqs)
-    with ray_session("local"), tempfile.TemporaryDirectory() as folder:
-        service = start_service(Path(folder) / "ledger.sqlite", task(model), spec.fingerprints, spec.make, engines)
+    with ray_session("local"):
+        service = start_service(folder / LEDGER, task(model), spec.fingerprints, spec.make, engines)
         try:
             result(service.generate.remote([[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)],
                                            [Sampling(max_tokens=model.max_tokens)] * 8))
@@ -239,9 +225,33 @@ def _service(model: ModelConfig) -> Iterator[Any]:
             ray.get(service.close.remote())
 
 
-def measure(part: str, model: ModelConfig, **environment: str) -> dict[str, float]:
-    """One part in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.real_engine", "--part", part, "--model", model.name],
+def predict(model: ModelConfig, ledger: Path, latency: Latency, fit_s: float) -> dict[str, Any]:
+    """Seconds of both passes by ``latency``, with the lengths that the real requests and answers had.
+
+    ``bound`` is of one engine that is always full, so ``one_by_one / bound`` is the most that any schedule can gain.
+    Ray's parts are as ``benchmarks/overhead.py`` measured them; ``fit_s``: what the baseline spent on fits.
+    """
+    rows = {row["row"]: row for row in json.loads(OVERHEAD.read_text(encoding="utf-8"))["rows"]}
+    costs = Costs(rows["tune"]["ms_a_trial_and_rung"] / 1000, rows["chunk"]["ms"] / 1000)
+    workload = Workload(task(model), candidates, partial(RecordedEngine, ledger))
+    brackets = hyperband_brackets(N, B_MIN, 2)
+    job = simulate(brackets, 1, latency, costs, OVERLAP, workload)
+    one_by_one, steps = simulate_one_by_one(brackets, latency, lambda m: 0.0, workload)
+    with Ledger(ledger) as recorded:
+        outcomes = [o for prompt_id in recorded.prompts() for o in recorded.outcomes(prompt_id).values()]
+    work = sum(o.completion_tokens for o in outcomes) * (latency.step_s / latency.max_num_seqs + latency.token_s)
+    return {"single_process": one_by_one + fit_s, "ray": rows["tune"]["first_rung_s"] + job.makespan_s,
+            "first_rung": rows["tune"]["first_rung_s"], "bound": job.lower_bound_s, "decode": work,
+            "prefill": job.work_s - work, "single_process_steps": [asdict(step) for step in steps],
+            "answer_tokens": sum(o.completion_tokens for o in outcomes) / len(outcomes),
+            "prompt_tokens": sum(o.prompt_tokens for o in outcomes) / len(outcomes)}
+
+
+def measure(part: str, model: ModelConfig, folder: Path, **environment: str) -> dict[str, float]:
+    """One part in a process of its own, with ``folder`` for its files."""
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-m", "benchmarks.real_engine", "--part", part, "--model", model.name,
+                           "--folder", str(folder)],
                           env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
     row = json.loads(done.stdout.splitlines()[-1])
     print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
@@ -253,21 +263,35 @@ def main() -> None:
     parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
     parser.add_argument("--runs", type=int, default=2, help="of each comparison")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     model = replace(PROFILES["demo"].model, name=arguments.model)
     if arguments.part:
-        print(json.dumps(PARTS[arguments.part](model)))
+        print(json.dumps(PARTS[arguments.part](model, arguments.folder)))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        compare(model, arguments.runs, Path(folder))
+
+
+def compare(model: ModelConfig, runs: int, folder: Path) -> None:
+    """Every part, ``runs`` times those that are compared; prints, and writes ``RESULTS``."""
     one_core = {} if machine()["gpus"] else {"VLLM_CPU_OMP_THREADS_BIND": "0"}
-    compared = [(measure("one_call", model, **one_core), measure("loop", model, **one_core))
-                for _ in range(arguments.runs)]
-    passes = [(measure("single_process", model), measure("by_ray", model)) for _ in range(arguments.runs)]
-    ratios = {"loop_to_one_call": [ours["rate"] / theirs["rate"] for theirs, ours in compared],
+    calls = [tuple(measure(part, model, folder / f"{part}{i}", **one_core) for part in ("one_call", "loop"))
+             for i in range(runs)]
+    passes = [tuple(measure(part, model, folder / f"{part}{i}") for part in ("single_process", "by_ray"))
+              for i in range(runs)]
+    ratios = {"loop_to_one_call": [ours["rate"] / theirs["rate"] for theirs, ours in calls],
               "ray_to_single_process": [theirs["seconds"] / ours["seconds"] for theirs, ours in passes]}
     for name, values in ratios.items():
         print(f"{name}: {statistics.median(values):.2f} (bar {BARS[name]:.2f}; runs {[round(v, 2) for v in values]})")
-    write(RESULTS, {"model": model.name, "ratios": ratios, "bars": BARS, "latency": measure("latency", model),
-                    "loop_and_one_call": compared, "single_process_and_ray": passes})
+    fitted = measure("latency", model, folder / "latency")
+    fit_s = statistics.median(theirs["fit_s"] for theirs, _ in passes)
+    predicted = predict(model, folder / "by_ray0" / LEDGER, Latency(**fitted), fit_s)
+    print("predicted, s: " + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items()
+                                       if name != "single_process_steps"))
+    print(f"no schedule gains more than {(predicted['single_process']) / predicted['bound']:.2f}")
+    write(RESULTS, {"model": model.name, "ratios": ratios, "bars": BARS, "latency": fitted, "predicted": predicted,
+                    "loop_and_one_call": calls, "single_process_and_ray": passes})
 
 
 if __name__ == "__main__":

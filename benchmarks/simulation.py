@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.virtual_time import run
+from benchmarks.workload import Workload, gsm8k_like
 from lipo_e_ray.engine.dispatch import Dispatcher
 from lipo_e_ray.engine.service import EvaluationService
-from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
+from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.results.ledger import RungResult
 from lipo_e_ray.search import Walk
 from lipo_e_ray.tune.brackets import Bracket, ticks
 from lipo_e_ray.tune.hyperband import Evaluate, Hyperband, Propose
-from lipo_e_ray.types import Completion, Example, Message, Origin, Outcome, Prompt, Proposal, Request, Sampling, Task
+from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Sampling, Task
 
-QUESTION_CHARS, ANSWER_CHARS = 235, 290  # means of GSM8K
-EXEMPLARS = 8
 IN_FLIGHT = 2  # times ``max_num_seqs``, as in ``run.py``
 
 
@@ -82,30 +81,13 @@ class Job:
         return self.work_s / (self.engines * self.makespan_s)
 
 
-def make_task(n: int) -> Task:
-    """As long as GSM8K's texts are, and as many validation examples as wanted."""
-    def examples(name: str, count: int) -> tuple[Example, ...]:
-        return tuple(Example(f"{name} {i} ".ljust(QUESTION_CHARS, "q"), f"#### {i} ".ljust(ANSWER_CHARS, "a"))
-                     for i in range(count))
-
-    return Task("simulated", examples("pool", 64), examples("validation", n), examples("test", 1), "numeric")
-
-
-def random_proposals(request: Request, pool: Sequence[Example]) -> list[Proposal]:
-    """Distinct prompts of 8 exemplars."""
-    first = 31 * request.bracket
-    return [Proposal(Prompt(f"Instruction {i} of bracket {request.bracket}.",
-                            tuple(pool[(first + i + j * (1 + i % 7)) % len(pool)] for j in range(EXEMPLARS))),
-                     Origin("ape", request.stage, request.bracket)) for i in range(request.count)]
-
-
 class LocalPool:
     """Simulated engines behind the real dispatcher, in this process."""
 
-    def __init__(self, task: Task, engines: int, latency: Latency, request_s: float) -> None:
-        self._examples = {example.id: example for example in task.validation}
+    def __init__(self, workload: Workload, engines: int, latency: Latency, request_s: float) -> None:
+        self._examples = {example.id: example for example in workload.task.validation}
         self._request_s = request_s
-        self.engines = [SimulatedEngine(0, latency) for _ in range(engines)]
+        self.engines = [workload.make_engine(latency) for _ in range(engines)]
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self._dispatcher = Dispatcher()
         for number in range(engines):
@@ -130,44 +112,61 @@ class LocalPool:
         pass
 
 
-def simulate(brackets: Sequence[Bracket], engines: int, latency: Latency, costs: Costs, overlap: int) -> Job:
+def simulate(brackets: Sequence[Bracket], engines: int, latency: Latency, costs: Costs, overlap: int,
+             workload: Workload | None = None) -> Job:
     """Walk all ``brackets`` with Ray's shape: rungs side by side, proposals beside them, engines filled by chunks."""
-    task = make_task(max(bracket.rungs[-1].fidelity for bracket in brackets))
+    workload = workload or gsm8k_like(brackets)
     rungs: list[RungResult] = []
     walk = Walk(Hyperband(brackets, seed=0, overlap=overlap), rungs.extend)
 
     async def main() -> tuple[float, LocalPool]:
-        pool = LocalPool(task, engines, latency, costs.request_s)
-        async with _service(pool, task) as service:
-            await _drive(walk, service, task, costs)
+        pool = LocalPool(workload, engines, latency, costs.request_s)
+        async with _service(pool, workload.task) as service:
+            await _drive(walk, service, workload, costs)
         return asyncio.get_running_loop().time(), pool
 
     makespan, pool = run(main())
     return _job(brackets, overlap, latency, makespan, pool, rungs)
 
 
-def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, propose_s: Callable[[int], float]) -> float:
-    """Seconds of the single-process baseline: propose one candidate, ask for its answers, fit, propose the next.
+@dataclass(frozen=True)
+class Step:
+    """What the single-process baseline spends on evaluations that come ``examples`` at a time."""
+
+    examples: int
+    evaluations: int
+    seconds: float
+
+
+def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, propose_s: Callable[[int], float],
+                        workload: Workload | None = None) -> tuple[float, list[Step]]:
+    """The single-process baseline: propose one candidate, ask for its answers, fit, propose the next.
 
     ``propose_s``: seconds of a fit to that many prompts and one proposal. The same candidates and promotions.
+    Returns its seconds, and those of its evaluations by how many a candidate brings.
     """
-    task = make_task(max(bracket.rungs[-1].fidelity for bracket in brackets))
+    workload = workload or gsm8k_like(brackets)
+    steps: dict[int, list[float]] = defaultdict(list)
     walk = Walk(Hyperband(brackets, seed=0, overlap=0), lambda results: None)
 
     async def main() -> float:
-        async with _service(LocalPool(task, 1, latency, 0.0), task) as service:
+        loop = asyncio.get_running_loop()
+        async with _service(LocalPool(workload, 1, latency, 0.0), workload.task) as service:
             while actions := walk.hyperband.actions():
                 action = actions[0]
                 if isinstance(action, Propose):
                     await asyncio.sleep(sum(propose_s(len(walk.prompts) + i) for i in range(action.count)))  # one each
-                    walk.enter(action.bracket, random_proposals(walk.request(action), task.pool))
+                    walk.enter(action.bracket, workload.propose(walk.request(action), workload.task.pool))
                     continue
-                walk.observe(action.bracket.index, action.rung, [
-                    await service.evaluate(walk.prompts[prompt_id], "validation", action.fidelity)
-                    for prompt_id in action.prompt_ids])
-        return asyncio.get_running_loop().time()
+                evaluations = []
+                for prompt_id in action.prompt_ids:
+                    start = loop.time()
+                    evaluations.append(await service.evaluate(walk.prompts[prompt_id], "validation", action.fidelity))
+                    steps[evaluations[-1].new_calls].append(loop.time() - start)
+                walk.observe(action.bracket.index, action.rung, evaluations)
+        return loop.time()
 
-    return run(main())
+    return run(main()), [Step(n, n * len(steps[n]), sum(steps[n])) for n in sorted(steps)]
 
 
 @asynccontextmanager
@@ -179,7 +178,7 @@ async def _service(pool: LocalPool, task: Task) -> AsyncIterator[EvaluationServi
         await service.close()
 
 
-async def _drive(walk: Walk, service: EvaluationService, task: Task, costs: Costs) -> None:
+async def _drive(walk: Walk, service: EvaluationService, workload: Workload, costs: Costs) -> None:
     """What searcher, scheduler and trials do."""
     running: dict[tuple[int, int], asyncio.Task] = {}
 
@@ -187,7 +186,7 @@ async def _drive(walk: Walk, service: EvaluationService, task: Task, costs: Cost
         request = walk.request(action)
         if request.observed:
             await asyncio.sleep(costs.propose_s(len(request.observed)))
-        walk.enter(action.bracket, random_proposals(request, task.pool))
+        walk.enter(action.bracket, workload.propose(request, workload.task.pool))
 
     async def evaluate(action: Evaluate) -> None:
         await asyncio.sleep(costs.rung_s)

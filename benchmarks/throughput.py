@@ -1,9 +1,9 @@
 """How well 1 to 64 engines are kept busy: a whole Hyperband pass on simulated engines, in virtual time.
 
 ``python -m benchmarks.throughput`` prints tables, writes ``benchmarks/results/throughput.json`` and the scaling plot
-``docs/scaling.png``. The engines follow ``L40S``; what Tune and the proposals cost comes from the results of
+``docs/scaling.png``. The engines follow ``L40S``; what Ray, Tune and the proposals cost comes from the results of
 ``benchmarks/overhead.py``. The lower bound of a makespan is max(total engine work / engines, critical path of the
-schedule), see ``simulation.Job``.
+schedule), see ``simulation.Job``. A smaller pass is made by Ray too, in real time (4 minutes), see ``ray_scaling``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import write
+from benchmarks.ray_scaling import against_ray
 from benchmarks.simulation import Costs, Job, simulate, simulate_one_by_one
 from lipo_e_ray.config import PROFILES
 from lipo_e_ray.engine.simulated import Latency
@@ -28,7 +29,6 @@ PLOT = Path(__file__).parent.parent / "docs" / "scaling.png"
 L40S = Latency(prefill_rate=30_000, step_s=0.008, token_s=33e-6, max_num_seqs=256, answer_tokens=200)
 """Not measured: from the data sheet, for Qwen2.5-1.5B in bf16. A step reads 3.1 GB of weights (864 GB/s: 3.6 ms, and as
 much again for launches), a sequence 28 KB a token of its context of 1,000; prefill at half of 181 TFLOPS."""
-REQUEST_S = 0.003  # assumed for a chunk of 16; on one machine `ray_overhead` measures 0.085 ms an evaluation
 OVERHEAD = Path(__file__).parent / "results" / "overhead.json"
 ENGINES = (1, 2, 4, 8, 16, 32, 64)
 BARS = {1: 1.05, 8: 1.10, 64: 1.20}  # makespan / lower bound
@@ -37,12 +37,14 @@ BASELINE_BAR = 3.0  # one engine under Ray against one candidate at a time
 
 
 def measured_costs() -> Costs:
-    """What ``benchmarks/overhead.py`` measured, on whatever machine: Tune's part and the proposals, one thread."""
+    """What ``benchmarks/overhead.py`` measured, on whatever machine: Tune's part, a chunk's way to an engine and back,
+    and the proposals, one thread."""
     measured = json.loads(OVERHEAD.read_text(encoding="utf-8"))["rows"]
-    rung_s = next(row["ms_a_trial_and_rung"] for row in measured if row["row"] == "tune") / 1000
+    rung_s, request_s = (next(row[key] for row in measured if row["row"] == name) / 1000
+                         for name, key in (("tune", "ms_a_trial_and_rung"), ("chunk", "ms")))
     points = sorted((row["observations"], row["s"]) for row in measured
                     if row["row"] == "proposal" and row["batch"] == 32 and row["threads"] == 1)
-    return Costs(rung_s, REQUEST_S, lambda m: float(np.interp(m, *zip(*points, strict=True))))
+    return Costs(rung_s, request_s, lambda m: float(np.interp(m, *zip(*points, strict=True))))
 
 
 def overlap(engines: int) -> int:
@@ -80,6 +82,25 @@ def loss(brackets: Sequence[Bracket], engines: int, costs: Costs) -> dict[str, f
     return found
 
 
+def baseline(brackets: Sequence[Bracket], latency: Latency, costs: Costs, job: Job) -> dict[str, Any]:
+    """One candidate at a time, in one process with one engine: its seconds, and where they go.
+
+    ``job``: the same pass by the schedule on one engine. No schedule can take less than ``job.lower_bound_s``.
+    """
+    seconds, steps = simulate_one_by_one(brackets, latency, costs.propose_s)
+    full_s = job.work_s / job.evaluations  # of an evaluation in a full batch
+    print(f"one candidate at a time: {seconds:.0f} s; the schedule on one engine is {seconds / job.makespan_s:.2f} "
+          f"times as fast (bar {BASELINE_BAR:.1f}), the most there is {seconds / job.lower_bound_s:.2f}")
+    print(f"{'at a time':>9} {'evaluations':>11} {'share':>6} {'seconds':>8} {'to gain':>7}")
+    for step in steps:
+        print(f"{step.examples:9d} {step.evaluations:11,d} {step.evaluations / job.evaluations:6.0%} "
+              f"{step.seconds:7.1f}s {step.seconds / (step.evaluations * full_s):7.2f}")
+    proposals_s = seconds - sum(step.seconds for step in steps)
+    print(f"{'proposals':>9} {'':11} {'':6} {proposals_s:7.1f}s")
+    return {"seconds": seconds, "most_to_gain": seconds / job.lower_bound_s, "proposals_s": proposals_s,
+            "steps": [asdict(step) for step in steps]}
+
+
 def plot(jobs: Sequence[Job], large: Sequence[Job]) -> None:
     """Speed-up over engines, the ideal beside it."""
     from matplotlib.figure import Figure
@@ -110,9 +131,7 @@ def main() -> None:
     brackets = hyperband_brackets(1319, 10, 2)
     costs = measured_costs()
     jobs = scaling(brackets, ENGINES, L40S, costs)
-    one_by_one = simulate_one_by_one(brackets, L40S, costs.propose_s)
-    print(f"one candidate at a time, one engine, one process: {one_by_one:.0f} s; the schedule with one engine is "
-          f"{one_by_one / jobs[0].makespan_s:.1f} times as fast (bar {BASELINE_BAR:.1f})")
+    one_by_one = baseline(brackets, L40S, costs, jobs[0])
     causes = loss(brackets, 64, costs)
     large = scaling(hyperband_brackets(8 * 1319, 80, 2), (1, 8, 64), L40S, costs)
     for job in jobs:
@@ -120,11 +139,12 @@ def main() -> None:
             print(f"{job.engines} engines: makespan / lower bound {job.ratio:.3f}, bar {bar}: "
                   f"{'met' if job.ratio <= bar else 'missed'}")
     print(f"64 engines, eight times the work: efficiency {large[-1].efficiency:.3f}, bar {EFFICIENCY_BAR}")
+    by_ray = against_ray(L40S, replace(costs, propose_s=lambda m: 0.0), overlap(8))
     plot(jobs, large)
     write(RESULTS, {"latency": asdict(L40S), "costs": {"rung_s": costs.rung_s, "request_s": costs.request_s,
                                                            "propose_200_s": costs.propose_s(200)},
                     "pass": rows(jobs), "eight_times": rows(large),
-                    "one_by_one_s": one_by_one, "loss_at_64": causes,
+                    "one_by_one": one_by_one, "against_ray": by_ray, "loss_at_64": causes,
                     "bars": {"ratio": BARS, "efficiency": EFFICIENCY_BAR, "one_by_one": BASELINE_BAR}})
 
 

@@ -17,6 +17,7 @@ import grpc
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import Config
 from ray.exceptions import AuthenticationError
 
 from lipo_e_ray.types import InputError
@@ -64,6 +65,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
                 token.touch(mode=0o600)
                 token.write_text(secrets.token_hex(32))
                 os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+            Config.initialize("")  # reads RAY_AUTH_MODE again: Ray may have been imported before this package set it
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
             with _sigterm_kept():
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -11,8 +11,8 @@ from lipo_e_ray.types import InputError
 
 SCRIPT = """
 import os
+import ray  # first, when the package has not set Ray's mode yet
 import lipo_e_ray
-import ray
 from lipo_e_ray.session import ray_session
 with ray_session():
     path = os.environ["RAY_AUTH_TOKEN_PATH"]

@@ -103,9 +103,9 @@ class SimulatedEngine:
         probability = self.probability(prompt)
         prefix = _tokens(prompt.instruction) + sum(_tokens(e.question) + _tokens(e.answer) for e in prompt.exemplars)
         answers = [self._answer(prompt, probability, example) for example in examples]
-        requests = [_Request(prompt.id, prefix, _tokens(example.question), self._length(prompt, example, text))
+        requests = [Load(prompt.id, prefix, _tokens(example.question), self._length(prompt, example, text))
                     for example, (_, text) in zip(examples, answers, strict=True)]
-        cached = await self._serve(requests)
+        cached = await self.serve(requests)
         return [Outcome(prompt.id, example.id, status, text, "", prefix + request.new, tokens, request.completion)
                 for example, (status, text), request, tokens in zip(examples, answers, requests, cached, strict=True)]
 
@@ -114,9 +114,9 @@ class SimulatedEngine:
     ) -> list[Completion]:
         contents = ["\n".join(message["content"] for message in messages) for messages in conversations]
         texts = [self._continue(content, sampling) for content, sampling in zip(contents, samplings, strict=True)]
-        requests = [_Request(content, _tokens(content), 0, _tokens(text))
+        requests = [Load(content, _tokens(content), 0, _tokens(text))
                     for content, text in zip(contents, texts, strict=True)]
-        cached = await self._serve(requests)
+        cached = await self.serve(requests)
         return [Completion(text, "", request.prefix, tokens, request.completion)
                 for text, request, tokens in zip(texts, requests, cached, strict=True)]
 
@@ -124,7 +124,8 @@ class SimulatedEngine:
         if self._server:
             self._server.cached_prefixes.clear()
 
-    async def _serve(self, requests: list[_Request]) -> list[int]:
+    async def serve(self, requests: list[Load]) -> list[int]:
+        """Spend the time of ``requests`` by the latency model; the cached prompt tokens of each."""
         return await self._server.serve(requests) if self._server and requests else [0] * len(requests)
 
     def _answer(self, prompt: Prompt, probability: float, example: Example) -> tuple[Status, str]:
@@ -149,8 +150,8 @@ class SimulatedEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """Tokens; ``key`` says which prefix it is."""
+class Load:
+    """What a request asks of an engine, in tokens; ``key`` says which prefix it is."""
 
     key: str
     prefix: int
@@ -178,8 +179,8 @@ class _Server:
         self.latency = latency
         self.busy_s = 0.0
         self.cached_prefixes: set[str] = set()
-        self._waiting: deque[tuple[_Request, _Call]] = deque()
-        self._prefilling: list[tuple[_Request, _Call]] = []
+        self._waiting: deque[tuple[Load, _Call]] = deque()
+        self._prefilling: list[tuple[Load, _Call]] = []
         self._decoding: list[tuple[float, int, _Call]] = []  # a heap by the step of the end
         self._order = itertools.count()  # between equal ends
         self._time = 0.0  # of the event loop, up to which all is accounted for
@@ -187,7 +188,7 @@ class _Server:
         self._due = 0.0  # when the next event is
         self._timer: asyncio.TimerHandle | None = None  # to that; without one the engine is idle
 
-    async def serve(self, requests: list[_Request]) -> list[int]:
+    async def serve(self, requests: list[Load]) -> list[int]:
         """Spend the time of one or more requests; the cached prompt tokens of each."""
         loop = asyncio.get_running_loop()
         call = _Call(len(requests), loop.create_future(), [])
@@ -226,7 +227,7 @@ class _Server:
         self._due = self._time + seconds
         self._timer = asyncio.get_running_loop().call_at(self._due, self._event)
 
-    def _look_up(self, request: _Request, call: _Call) -> int:
+    def _look_up(self, request: Load, call: _Call) -> int:
         """Prompt tokens to be computed: the first request of a prefix pays for it."""
         call.cached.append(request.prefix if request.key in self.cached_prefixes else 0)
         self.cached_prefixes.add(request.key)

@@ -62,5 +62,10 @@ def test_what_ray_costs_is_added_and_one_by_one_is_slower():
     free = simulate(brackets, 1, STEADY, Costs(), 1)
     assert simulate(brackets, 1, STEADY, Costs(rung_s=0.5), 1).makespan_s > free.makespan_s + 0.5
     assert simulate(brackets, 1, STEADY, Costs(propose_s=lambda m: 0.5), 1).makespan_s > free.makespan_s + 0.5
-    assert simulate_one_by_one(brackets, STEADY, lambda m: 0.0) > 1.1 * free.makespan_s
+    seconds, steps = simulate_one_by_one(brackets, STEADY, lambda m: 0.0)
+    assert seconds > 1.1 * free.makespan_s
+    assert seconds == pytest.approx(sum(step.seconds for step in steps))
+    assert [step.examples for step in steps] == [4, 8, 16, 32], "a rung of 4 to 32 doubles what is known, or starts"
+    assert sum(step.evaluations for step in steps) == free.evaluations
+    assert simulate_one_by_one(brackets, STEADY, lambda m: 1.0)[0] > seconds + len(brackets)
     assert free.even_bound_s(STEADY) >= free.lower_bound_s
