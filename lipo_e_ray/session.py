@@ -17,7 +17,7 @@ import grpc
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import Config
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.exceptions import AuthenticationError
 
 from lipo_e_ray.types import InputError
@@ -58,14 +58,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if address.startswith(CLIENT):
         raise InputError(f"{address}: a driver cannot run through Ray Client; use the command line, which runs it on "
                          "the cluster, or cluster/submit.sh")
-    with tempfile.TemporaryDirectory(prefix="lipo-") as private:
+    with _private_token() if address == "local" else contextlib.nullcontext():
         if address == "local":
-            if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-                token = Path(private) / "token"
-                token.touch(mode=0o600)
-                token.write_text(secrets.token_hex(32))
-                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-            Config.initialize("")  # reads RAY_AUTH_MODE again: Ray may have been imported before this package set it
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
             with _sigterm_kept():
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -75,6 +69,26 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _private_token() -> Iterator[None]:
+    """A token of its own for one Ray, unless the user has one; Ray keeps what it read of an earlier one."""
+    Config.initialize("")  # reads RAY_AUTH_MODE again: Ray may have been imported before this package set it
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lipo-") as private:
+        token = Path(private) / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        AuthenticationTokenLoader.instance().reset_cache()
+        try:
+            yield
+        finally:
+            del os.environ["RAY_AUTH_TOKEN_PATH"]
+            AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check_address(address: str | None) -> str:

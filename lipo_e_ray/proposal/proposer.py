@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.latent.inversion import Inverter
 from lipo_e_ray.proposal.invbo import Written, history, invbo, trust_region_length
-from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, random_prompts, two_stage
+from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, from_grid, random_prompts, sample, two_stage
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.surrogate.noise import smoothed
 from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Request, Stage, Task
@@ -34,6 +34,8 @@ class Proposer:
 
     ``instructions``: every text known before the search with its source, in a fixed order. ``make_latent`` gives the
     trained latent space and its inverter, which takes a while: it is called by ``prepare``, or when they are needed.
+    ``grid``: all prompts that Hyperband may propose, where the search is a choice among known ones (as in benchmarks);
+    empty: any of the instructions with any set of the pool's exemplars.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Proposer:
         config: RunConfig,
         instructions: Mapping[str, InstructionSource],
         make_latent: Callable[[], tuple[LatentSpace, Inverter]],
+        grid: Sequence[Prompt] = (),
     ) -> None:
         if not instructions:
             raise ValueError("expected at least one instruction, got none; give seeds or a file")
@@ -49,6 +52,7 @@ class Proposer:
         self._sources = dict(instructions)
         self._make_latent = make_latent
         self._pool = ExemplarPool(task.pool, config.max_exemplars)
+        self._grid = tuple(grid)
 
     @cached_property
     def _latent(self) -> tuple[LatentSpace, Inverter]:
@@ -78,7 +82,8 @@ class Proposer:
             proposals = [Proposal(seed, Origin(self._sources[seed.instruction], stage, bracket))
                          for seed in seeds if seed.id not in taken][:n]
         elif sum(bool(prompt.exemplars) or not self._config.max_exemplars for prompt, _ in rows) < MIN_OBSERVED:
-            prompts = random_prompts(tuple(self._sources), self._pool, n, rng, taken)
+            prompts = (sample(self._grid, n, rng, taken) if self._grid else
+                       random_prompts(tuple(self._sources), self._pool, n, rng, taken))
             proposals = self._describe(prompts, stage, bracket)
         else:
             known = self._fit(rows, request.running, self._space.invert if stage == "invbo" else self._space.encode)
@@ -87,12 +92,21 @@ class Proposer:
             written = [one for one in written if one.prompt.id not in taken]
             prompts = [one.prompt for one in written]
             if len(prompts) < n:
-                prompts += two_stage(known, n - len(prompts), self._config.proposal, rng, (*prompts, *excluded))
+                search = partial(from_grid, grid=self._grid) if self._grid else two_stage
+                prompts += search(known, n - len(prompts), config=self._config.proposal, rng=rng,
+                                  taken=(*prompts, *excluded))
             proposals = self._describe(prompts, stage, bracket, known, written)
         if len(proposals) < n and stage != "seeds":
             logger.warning("bracket %d: expected %d new prompts, found %d: the search space is exhausted",
                            bracket, n, len(proposals))
         return proposals
+
+    def believed(self, prompts: Sequence[Prompt], observed: Observed) -> list[float]:
+        """The surrogate's mean error of each of ``prompts``, given ``observed``."""
+        rows = _highest_fidelity(observed)
+        known = self._fit(rows, (), self._space.encode)
+        with torch.no_grad():
+            return known.gp.predict(self._space.encode(prompts))[0].tolist()
 
     def _fit(self, rows: Observed, running: Sequence[Prompt], embed: Any) -> Knowledge:
         prompts = tuple(prompt for prompt, _ in rows)

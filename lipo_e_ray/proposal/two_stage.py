@@ -116,6 +116,24 @@ def two_stage(
     return chosen + random_prompts(known.instructions, known.pool, n - len(chosen), rng, excluded)
 
 
+def from_grid(
+    known: Knowledge, n: int, grid: Sequence[Prompt], config: ProposalConfig, rng: np.random.Generator,
+    taken: Iterable[Prompt] = ()
+) -> list[Prompt]:
+    """The same where ``grid`` holds all prompts there are: greedy LogEI over those that are left, a share at random."""
+    excluded = {prompt.id for prompt in (*known.prompts, *known.running, *taken)}
+    left = _distinct(grid, excluded)
+    random = min(n, int(config.random_fraction * n + rng.random()))
+    chosen = [left[i] for i in known.rank(left, n - random)]
+    return chosen + sample(grid, n - len(chosen), rng, excluded | {prompt.id for prompt in chosen})
+
+
+def sample(grid: Sequence[Prompt], n: int, rng: np.random.Generator, excluded: Iterable[str]) -> list[Prompt]:
+    """n prompts of ``grid`` with ids not in ``excluded``, at random; all there are if fewer."""
+    left = _distinct(grid, excluded)
+    return [left[i] for i in rng.permutation(len(left))[:n]]
+
+
 def random_prompts(
     instructions: Sequence[str], pool: ExemplarPool, n: int, rng: np.random.Generator, excluded: Iterable[str]
 ) -> list[Prompt]:
