@@ -6,6 +6,7 @@ A method is a function of an ``Oracle`` and a seed that searches until the budge
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import count
 
 import numpy as np
@@ -67,7 +68,9 @@ def tpe(oracle: Oracle, seed: int) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     grid = oracle.table.grid
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # MIPROv2 uses it all the same
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     study = optuna.create_study(sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
