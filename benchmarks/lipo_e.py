@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.oracle import Oracle
-from benchmarks.rivals import B_MIN, ETA, passes
+from benchmarks.rivals import B_MIN, ETA
 from benchmarks.tables import OutcomeTable, TableEncoder
-from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
+from lipo_e_ray.config import PROFILES, HyperbandConfig, ProposalConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.search import Walk
+from lipo_e_ray.tune.brackets import hyperband_brackets
 from lipo_e_ray.tune.hyperband import Hyperband, Propose
 from lipo_e_ray.types import Observation
 
@@ -22,13 +24,20 @@ def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
                       folder / table.grid.name, 8)
 
 
-def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, promotion: str = "errors", overlap: int = 0) -> None:
+def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, promotion: str = "errors", overlap: int = 0,
+           b_min: int = B_MIN, aggressive: bool = False, random: float = 0.1) -> None:
     """The package's proposer and walk; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA))
+    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=b_min, eta=ETA),
+                       proposal=ProposalConfig(random_fraction=random))
     proposer = Proposer(table.task, config, dict.fromkeys(table.grid.instructions, "file"), lambda: (space, None),
                         grid=table.prompts)
-    walk = Walk(Hyperband(passes(oracle.n), seed, overlap=overlap), lambda _: None)
+    one = hyperband_brackets(oracle.n, b_min, ETA)
+    if aggressive:
+        brackets = [replace(one[0], index=i) for i in range(12)]
+    else:
+        brackets = [b for i in range(4) for b in hyperband_brackets(oracle.n, b_min, ETA, first_index=i * len(one))]
+    walk = Walk(Hyperband(brackets, seed, overlap=overlap), lambda _: None)
     seen: dict[str, Observation] = {}
     while actions := walk.hyperband.actions():
         action = actions[0]
@@ -49,5 +58,11 @@ def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, promotion: str = "erro
 
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "LIPO-E": {}, "LIPO-E post": {"promotion": "posterior"}, "LIPO-E overlap 4": {"overlap": 4}}
+    "LIPO-E": {}, "post": {"promotion": "posterior"},
+    "post b5": {"promotion": "posterior", "b_min": 5}, "post b3": {"promotion": "posterior", "b_min": 3},
+    "b3": {"b_min": 3},
+    "post b3 agg": {"promotion": "posterior", "b_min": 3, "aggressive": True},
+    "post b3 agg r0": {"promotion": "posterior", "b_min": 3, "aggressive": True, "random": 0.0},
+    "post b6 agg": {"promotion": "posterior", "b_min": 6, "aggressive": True},
+    "post b1 agg": {"promotion": "posterior", "b_min": 1, "aggressive": True}}
 """Name -> arguments of ``lipo_e``."""

@@ -52,11 +52,15 @@ def _halves(z: Tensor, other: Tensor, at: Hyperparameters) -> tuple[_Half, _Half
     return _half(z[:, :split], other[:, :split], at.inst), _half(z[:, split:], other[:, split:], at.ex)
 
 
+def _matrix(noise: Tensor) -> Tensor:
+    return noise if noise.ndim == 2 else torch.diag(noise)
+
+
 class LogEvidence(torch.autograd.Function):
     """log N(y; mean, K + noise), in nats, differentiable in the hyperparameters.
 
-    ``LogEvidence.apply(mean, scale, inst, ex, z, y, noise)``: latents (m, d), targets (m,), noise variances (m,).
-    Raises ``NanError`` and ``NotPSDError`` as gpytorch does, and like it tries some jitter first.
+    ``LogEvidence.apply(mean, scale, inst, ex, z, y, noise)``: latents (m, d), targets (m,), noise variances (m,) or
+    their covariance (m, m). Raises ``NanError`` and ``NotPSDError`` as gpytorch does, and like it tries jitter first.
     """
 
     @staticmethod
@@ -64,7 +68,7 @@ class LogEvidence(torch.autograd.Function):
         at, (z, y, noise) = Hyperparameters(*inputs[:4]), inputs[4:]
         inst, ex = _halves(z, z, at)
         prior = at.scale * inst.value * ex.value
-        cholesky = psd_safe_cholesky(prior + torch.diag(noise))
+        cholesky = psd_safe_cholesky(prior + _matrix(noise))
         residual = y - at.mean
         weights = torch.cholesky_solve(residual[:, None], cholesky)
         value = -0.5 * (residual @ weights[:, 0] + len(y) * math.log(2 * math.pi)) - cholesky.diagonal().log().sum()
@@ -93,10 +97,10 @@ class Posterior:
     """The GP given m noisy targets; everything that no test point changes is computed once, here."""
 
     def __init__(self, at: Hyperparameters, z: Tensor, y: Tensor, noise: Tensor) -> None:
-        """Latents (m, d), targets (m,), noise variances (m,). Raises ``NanError`` and ``NotPSDError``."""
+        """Latents (m, d), targets (m,), noise as in ``LogEvidence``. Raises ``NanError`` and ``NotPSDError``."""
         self.at, self.z = at, z
         inst, ex = _halves(z, z, at)
-        self.cholesky = psd_safe_cholesky(at.scale * inst.value * ex.value + torch.diag(noise))
+        self.cholesky = psd_safe_cholesky(at.scale * inst.value * ex.value + _matrix(noise))
         self.weights = torch.cholesky_solve((y - at.mean)[:, None], self.cholesky)[:, 0]
 
     def marginals(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
-from lipo_e_ray.surrogate.noise import BetaPrior, fit_prior, measured
+from lipo_e_ray.surrogate.noise import SHARED, BetaPrior, fit_prior, measured, shared_noise
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,14 @@ class JointPromptGP:
     function of its observations alone, use a new object each time.
     """
 
-    def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None):
-        """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS."""
+    def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None,
+                 shared: float = SHARED):
+        """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS.
+
+        ``shared``: share of the noise that all prompts have in common on the same examples.
+        """
         self.inst_dim = inst_dim
+        self._shared = shared
         self._maximise = maximise or maximise_lbfgs
         self.prior = BetaPrior()
         self.model: SingleTaskGP | None = None
@@ -64,9 +69,10 @@ class JointPromptGP:
         """
         self.prior = fit_prior(errors, evaluated)
         mean, variance = (torch.from_numpy(values)[:, None] for values in measured(errors, evaluated, self.prior))
+        shared = torch.from_numpy(shared_noise(evaluated, self.prior))
         if z.shape[0] != mean.shape[0]:
             raise ValueError(f"expected one latent per count, got {z.shape[0]} latents and {mean.shape[0]} counts")
-        self.model = self._build(z.detach().double(), mean, variance)
+        self.model = self._build(z.detach().double(), mean, variance, shared)
         start = {name: value.detach().clone() for name, value in self.model.named_parameters()} | self._hyperparameters
         _restore(self.model, start)
         try:
@@ -78,7 +84,7 @@ class JointPromptGP:
         if failure:
             source = "the last fit" if self._hyperparameters else "the prior"
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
-            self.model = self._build(z.detach().double(), mean, variance)  # a failed fit may leave any state behind
+            self.model = self._build(z.detach().double(), mean, variance, shared)  # a failed fit leaves any state
             _restore(self.model, start)
             self._condition()
         else:
@@ -115,9 +121,9 @@ class JointPromptGP:
         """Freeze the hyperparameters and compute once what every prediction needs."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
         self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
-                                    model.likelihood.noise)
+                                    model.noise_covariance)
 
-    def _build(self, z: Tensor, mean: Tensor, variance: Tensor) -> SingleTaskGP:
+    def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
         d = z.shape[-1]
         spread = float(mean.std()) if len(mean) > 1 else 0.0
         standard = spread if spread >= 1e-8 else 1.0  # as Standardize does it
@@ -130,8 +136,11 @@ class JointPromptGP:
             outputscale_prior=LogNormalPrior(math.log(implied), SCALE_SPREAD),
             outputscale_constraint=GreaterThan(1e-8, transform=None, initial_value=implied),
         )
-        return SingleTaskGP(z, mean, variance, covar_module=covariance, input_transform=Normalize(d),
-                            outcome_transform=Standardize(1))
+        model = SingleTaskGP(z, mean, (1 - self._shared) * variance, covar_module=covariance,
+                             input_transform=Normalize(d), outcome_transform=Standardize(1))
+        own = torch.diag(model.likelihood.noise)
+        model.noise_covariance = own + self._shared * shared / standard**2  # botorch's likelihood has a diagonal only
+        return model
 
     def _is_finite(self, z: Tensor) -> bool:
         parameters = all(bool(value.isfinite().all()) for value in self.model.parameters())
@@ -165,7 +174,7 @@ def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
     botorch retries from sampled priors, hence the fork.
     """
     model = mll.model
-    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, mll.likelihood.noise)
+    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, model.noise_covariance)
 
     def loss() -> Tensor:
         priors = sum(prior.log_prob(of(module)).sum() for _, module, prior, of, _ in mll.named_priors())

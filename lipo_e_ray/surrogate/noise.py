@@ -17,6 +17,10 @@ STRENGTH = (2.0, 50.0)
 prompts that happen to agree from drowning every later difference."""
 
 
+SHARED = 0.4
+"""Share of an answer's variance that is the example's: it is hard, or easy, for every prompt. Measured: docs/log.md."""
+
+
 @dataclass(frozen=True)
 class BetaPrior:
     """Beta distribution of error rates over prompts. The default is uniform: nothing is known."""
@@ -86,6 +90,16 @@ def measured(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple
     k, b = _counts(errors, evaluated)
     p, _ = smoothed(errors, evaluated, prior)
     return k / b, p * (1.0 - p) / b
+
+
+def shared_noise(evaluated: ArrayLike, prior: BetaPrior) -> NDArray:
+    """Covariance (m, m) of error rates if only examples, and not prompts, made answers right or wrong.
+
+    A fidelity is a prefix, so of two prompts the one with fewer examples was asked nothing that the other was not:
+    v / max(b, b'), with v the variance p (1 - p) of an answer at the prior's mean.
+    """
+    b = np.asarray(evaluated)
+    return prior.mean * (1 - prior.mean) / np.maximum(b[:, None], b)
 
 
 def _counts(errors: ArrayLike, evaluated: ArrayLike) -> tuple[NDArray, NDArray]:

@@ -1,4 +1,7 @@
-"""Against gpytorch's own marginal likelihood, gradients and posterior, on the model that ``JointPromptGP`` builds."""
+"""Against gpytorch's own marginal likelihood, gradients and posterior, on the model that ``JointPromptGP`` builds.
+
+Without noise that prompts share: of that gpytorch's likelihood knows nothing.
+"""
 
 import gpytorch
 import pytest
@@ -28,7 +31,7 @@ def shortened(mll):
 
 @pytest.fixture(params=[untouched, shortened, None], ids=["modes", "short", "fitted"])
 def gp(request):
-    return JointPromptGP(16, request.param).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    return JointPromptGP(16, request.param, shared=0.0).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
 
 
 def hyperparameters(model):
@@ -60,7 +63,7 @@ def test_what_a_fit_climbs_is_gpytorch_s_objective(monkeypatch):
         return losses[-1][0]
 
     monkeypatch.setattr(LogEvidence, "apply", spy)
-    fitted = JointPromptGP(16).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    fitted = JointPromptGP(16, shared=0.0).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
     assert len(losses) > 5
     model = fitted.model.train()
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -104,7 +107,10 @@ def test_gradients_against_finite_differences():
     at = Hyperparameters(torch.tensor(0.5, dtype=D), torch.tensor(2.0, dtype=D), torch.tensor([0.7, 1.3], dtype=D),
                          torch.tensor([0.4, 2.0, 1.0], dtype=D))
     inputs = [value.clone().requires_grad_() for value in at]
-    assert torch.autograd.gradcheck(lambda *values: LogEvidence.apply(*values, z, y, noise), inputs)
+    shared = torch.diag(noise) + 0.1 / torch.maximum(noise[:, None], noise)
+    for covariance in (noise, shared):
+        assert torch.autograd.gradcheck(lambda *values, s=covariance: LogEvidence.apply(*values, z, y, s), inputs)
+    torch.testing.assert_close(LogEvidence.apply(*at, z, y, torch.diag(noise)), LogEvidence.apply(*at, z, y, noise))
     given = Posterior(at, z, y, noise)
     points = torch.randn(4, 5, dtype=D, generator=generator).requires_grad_()
     assert torch.autograd.gradcheck(given.marginals, points)

@@ -7,7 +7,7 @@ from botorch.exceptions.errors import ModelFittingError
 
 from benchmarks.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
-from lipo_e_ray.surrogate.noise import fit_prior, measured
+from lipo_e_ray.surrogate.noise import SHARED, fit_prior, measured, shared_noise
 
 M = 120
 Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
@@ -41,10 +41,18 @@ def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
     for m in (20, 50, 30):
         gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
         _, variance = measured(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
-        noise = gp.model.likelihood.noise * gp.model.outcome_transform.stdvs.squeeze() ** 2
-        assert noise.shape == (m,) == gp.model.train_targets.shape
-        np.testing.assert_allclose(noise, variance, rtol=1e-9)
-        assert gp.pending_noise == pytest.approx(float(torch.from_numpy(variance).median()))
+        prior, scale = fit_prior(ERRORS[:m], EVALUATED[:m]), gp.model.outcome_transform.stdvs.squeeze() ** 2
+        noise = (1 - SHARED) * np.diag(variance) + SHARED * shared_noise(EVALUATED[:m], prior)
+        np.testing.assert_allclose(gp.model.noise_covariance * scale, noise, rtol=1e-9)
+        assert gp.pending_noise == pytest.approx((1 - SHARED) * float(torch.from_numpy(variance).median()))
+
+
+def test_a_hard_prefix_is_not_held_against_those_who_saw_nothing_else():
+    """All err on the first 10 examples; who was asked 100 hardly errs on the others. So will he who was asked 10."""
+    errors, evaluated = np.array([10] * 10 + [15] * 20), np.array([10] * 10 + [100] * 20)
+    alone, shared = (JointPromptGP(16, shared=share).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
+                     for share in (0.0, SHARED))
+    assert shared < alone - 0.1
 
 
 def test_more_evaluations_pull_the_mean_closer_to_the_measurement():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, fit_prior, measured, smoothed
+from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, fit_prior, measured, shared_noise, smoothed
 
 
 def test_smoothed_against_hand_computed_numbers():
@@ -82,3 +82,11 @@ def test_bad_counts_are_refused(errors, evaluated, message):
 def test_improper_prior_is_refused():
     with pytest.raises(ValueError, match="alpha > 0"):
         BetaPrior(0.0, 2.0)
+
+
+def test_shared_noise_is_that_of_prefix_means_of_the_same_examples():
+    rng = np.random.default_rng(0)
+    difficulties = rng.random((20_000, 32)) < 0.3  # whether an example is hard, for all prompts alike
+    lengths = [4, 8, 32]
+    rates = np.stack([difficulties[:, :b].mean(1) for b in lengths])
+    np.testing.assert_allclose(shared_noise(lengths, BetaPrior(3, 7)), np.cov(rates), rtol=0.05)
