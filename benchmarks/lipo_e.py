@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from botorch.models import SingleTaskGP
+from torch import Tensor
+
 from benchmarks.oracle import Oracle
-from benchmarks.rivals import B_MIN, ETA
+from benchmarks.rivals import B_MIN, ETA, passes
 from benchmarks.tables import OutcomeTable, TableEncoder
-from lipo_e_ray.config import PROFILES, HyperbandConfig, ProposalConfig, RunConfig
+from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.search import Walk
-from lipo_e_ray.tune.brackets import hyperband_brackets
+from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.tune.hyperband import Hyperband, Propose
 from lipo_e_ray.types import Observation
 
@@ -24,20 +29,45 @@ def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
                       folder / table.grid.name, 8)
 
 
-def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, promotion: str = "errors", overlap: int = 0,
-           b_min: int = B_MIN, aggressive: bool = False, random: float = 0.1) -> None:
-    """The package's proposer and walk; the prompts of the grid are all there is."""
+class ProductGP(JointPromptGP):
+    """The kernel without constants: two prompts are alike only where both halves are."""
+
+    def _build(self, *arguments: Tensor) -> SingleTaskGP:
+        model = super()._build(*arguments)
+        for half in model.covar_module.base_kernel.kernels:
+            half.common.data.zero_()
+            half.common.requires_grad_(False)
+        return model
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is other than in the package. ``promotion``: by ``errors``, or by the surrogate's mean (``posterior``)."""
+
+    b_min: int = B_MIN
+    overlap: int = 0
+    promotion: str = "errors"
+    make_gp: Callable[[int], JointPromptGP] = JointPromptGP
+
+
+VARIANTS: dict[str, Variant] = {
+    "LIPO-E": Variant(),
+    "LIPO-E, no shared noise": Variant(make_gp=partial(JointPromptGP, shared=0.0)),
+    "LIPO-E, product alone": Variant(make_gp=ProductGP),
+    "LIPO-E, overlap 4": Variant(overlap=4),
+    "LIPO-E, from 3 examples": Variant(b_min=3),
+    "LIPO-E, promotion by GP": Variant(promotion="posterior"),
+    "LIPO-E, both": Variant(b_min=3, promotion="posterior"),
+}
+
+
+def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> None:
+    """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=b_min, eta=ETA),
-                       proposal=ProposalConfig(random_fraction=random))
+    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=variant.b_min, eta=ETA))
     proposer = Proposer(table.task, config, dict.fromkeys(table.grid.instructions, "file"), lambda: (space, None),
-                        grid=table.prompts)
-    one = hyperband_brackets(oracle.n, b_min, ETA)
-    if aggressive:
-        brackets = [replace(one[0], index=i) for i in range(12)]
-    else:
-        brackets = [b for i in range(4) for b in hyperband_brackets(oracle.n, b_min, ETA, first_index=i * len(one))]
-    walk = Walk(Hyperband(brackets, seed, overlap=overlap), lambda _: None)
+                        table.prompts, variant.make_gp)
+    walk = Walk(Hyperband(passes(oracle.n, variant.b_min), seed, overlap=variant.overlap), lambda _: None)
     seen: dict[str, Observation] = {}
     while actions := walk.hyperband.actions():
         action = actions[0]
@@ -46,23 +76,9 @@ def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, promotion: str = "erro
             continue
         prompts = [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]
         evaluations = [oracle.evaluate(prompt, action.fidelity) for prompt in prompts]
-        for e in evaluations:
-            before = seen.get(e.observation.prompt_id)
-            if before is None or e.observation.evaluated > before.evaluated:
-                seen[e.observation.prompt_id] = e.observation
+        seen |= {e.observation.prompt_id: e.observation for e in evaluations}  # each wider than the one before
         scores = None
-        if promotion == "posterior" and len(seen) >= 4:
+        if variant.promotion == "posterior":
             observed = [(walk.prompts[prompt_id], observation) for prompt_id, observation in seen.items()]
             scores = dict(zip(action.prompt_ids, proposer.believed(prompts, observed), strict=True))
         walk.hyperband.observe(action.bracket.index, action.rung, evaluations, scores)
-
-
-VARIANTS: dict[str, dict[str, object]] = {
-    "LIPO-E": {}, "post": {"promotion": "posterior"},
-    "post b5": {"promotion": "posterior", "b_min": 5}, "post b3": {"promotion": "posterior", "b_min": 3},
-    "b3": {"b_min": 3},
-    "post b3 agg": {"promotion": "posterior", "b_min": 3, "aggressive": True},
-    "post b3 agg r0": {"promotion": "posterior", "b_min": 3, "aggressive": True, "random": 0.0},
-    "post b6 agg": {"promotion": "posterior", "b_min": 6, "aggressive": True},
-    "post b1 agg": {"promotion": "posterior", "b_min": 1, "aggressive": True}}
-"""Name -> arguments of ``lipo_e``."""

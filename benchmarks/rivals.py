@@ -45,10 +45,10 @@ def successive_halving(oracle: Oracle, seed: int) -> None:
     oracle.errors(alive[0], oracle.n)
 
 
-def passes(n: int) -> list[Bracket]:
+def passes(n: int, b_min: int = B_MIN) -> list[Bracket]:
     """Hyperband again and again."""
-    one = len(hyperband_brackets(n, B_MIN, ETA))
-    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * one)]
+    one = len(hyperband_brackets(n, b_min, ETA))
+    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, b_min, ETA, first_index=i * one)]
 
 
 def hyperband_random(oracle: Oracle, seed: int) -> None:

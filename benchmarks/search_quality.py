@@ -60,7 +60,7 @@ def search(job: Job, tables: Path, folder: Path) -> np.ndarray:
             if method in RIVALS:
                 RIVALS[method](oracle, seed)
             else:
-                lipo_e(oracle, seed, _space(path, folder), **VARIANTS[method])
+                lipo_e(oracle, seed, _space(path, folder), VARIANTS[method])
         shares = CURVE * FULL_EVALUATIONS * oracle.n
         return np.array([normalised(oracle.table, oracle.trace, calls) for calls in shares]).T
 
@@ -128,15 +128,15 @@ def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
 
 def show(table: Sequence[dict]) -> None:
     """One line per method: test error at each share, p against LIPO-E; then validation error."""
-    print(f"{'normalised test error':28s}" + "".join(f"{share:>24.2f}" for share in SHARES))
+    print(f"{'normalised test error':26s}" + "".join(f"{share:>24.2f}" for share in SHARES))
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
-        print(f"{method:28s}" + "".join(
+        print(f"{method:26s}" + "".join(
             f"   {row['test']:.3f} +- {row['test_se']:.3f} p={row['p']:.0e}" for row in cells))
-    print(f"{'normalised validation error':28s}")
+    print("normalised validation error")
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
-        print(f"{method:28s}" + "".join(f"   {row['validation']:.3f} +- {row['validation_se']:.3f}{'':8s}"
+        print(f"{method:26s}" + "".join(f"   {row['validation']:.3f} +- {row['validation_se']:.3f}{'':8s}"
                                         for row in cells))
 
 

@@ -35,7 +35,7 @@ class Proposer:
     ``instructions``: every text known before the search with its source, in a fixed order. ``make_latent`` gives the
     trained latent space and its inverter, which takes a while: it is called by ``prepare``, or when they are needed.
     ``grid``: all prompts that Hyperband may propose, where the search is a choice among known ones (as in benchmarks);
-    empty: any of the instructions with any set of the pool's exemplars.
+    empty: any of the instructions with any set of the pool's exemplars. ``make_gp``: a surrogate, given z_inst's width.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Proposer:
         instructions: Mapping[str, InstructionSource],
         make_latent: Callable[[], tuple[LatentSpace, Inverter]],
         grid: Sequence[Prompt] = (),
+        make_gp: Callable[[int], JointPromptGP] = JointPromptGP,
     ) -> None:
         if not instructions:
             raise ValueError("expected at least one instruction, got none; give seeds or a file")
@@ -53,6 +54,7 @@ class Proposer:
         self._make_latent = make_latent
         self._pool = ExemplarPool(task.pool, config.max_exemplars)
         self._grid = tuple(grid)
+        self._make_gp = make_gp
 
     @cached_property
     def _latent(self) -> tuple[LatentSpace, Inverter]:
@@ -112,7 +114,7 @@ class Proposer:
         prompts = tuple(prompt for prompt, _ in rows)
         z = embed(prompts)
         counts = [observation for _, observation in rows]
-        gp = JointPromptGP(self._space.inst_dim)
+        gp = self._make_gp(self._space.inst_dim)
         gp.fit(z, [count.errors for count in counts], [count.evaluated for count in counts])
         with torch.no_grad():
             mean = gp.predict(z)[0]

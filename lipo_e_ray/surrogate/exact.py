@@ -1,6 +1,7 @@
 """The exact GP behind ``JointPromptGP`` in plain torch: log evidence with its gradient, and the posterior.
 
-Covariance: scale * k(z_inst) * k(z_ex) with k Matern-5/2 and ARD (Rasmussen and Williams 2006, equations 4.17 and 5.9).
+Covariance: scale * k(z_inst) * k(z_ex), each k = common + (1 - common) * Matern-5/2 with ARD (Rasmussen and Williams
+2006, equations 4.17 and 5.9).
 gpytorch gives the same numbers (the tests hold this module to them) and takes two to ten times as long for each step of
 a fit or a search; here both gradients are written out.
 """
@@ -17,39 +18,48 @@ from torch.autograd.function import once_differentiable
 
 
 class Hyperparameters(NamedTuple):
-    """Prior mean and variance, () each, and the lengthscales of the two halves of z; all on the scale of the data."""
+    """Prior mean and variance, () each, and the lengthscales of the two halves of z; all on the scale of the data.
+
+    ``inst_common``, ``ex_common``, () each: the part of a half's covariance that its latent has no say in.
+    """
 
     mean: Tensor
     scale: Tensor
     inst: Tensor
     ex: Tensor
+    inst_common: Tensor
+    ex_common: Tensor
 
 
 class _Half(NamedTuple):
-    """Matern-5/2 between a (b, w) and b (m, w) in units of the lengthscales.
+    """common + (1 - common) * Matern-5/2 between a (b, w) and b (m, w) in units of the lengthscales.
 
-    ``value`` (b, m); ``slope`` (b, m), its derivative by the SQUARED distance, which has no singularity at 0.
+    ``value`` (b, m); ``slope`` (b, m), its derivative by the SQUARED distance, which has no singularity at 0;
+    ``by_common`` (b, m), that by the common part.
     """
 
     a: Tensor
     b: Tensor
     value: Tensor
     slope: Tensor
+    by_common: Tensor
 
 
-def _half(z: Tensor, other: Tensor, lengthscale: Tensor) -> _Half:
+def _half(z: Tensor, other: Tensor, lengthscale: Tensor, common: Tensor) -> _Half:
     a, b = z / lengthscale, other / lengthscale
     norms = a.square().sum(-1)[:, None] + b.square().sum(-1)
     squared = torch.addmm(norms, a, b.T, alpha=-2).clamp_min_(0)
     r = (5 * squared).sqrt_()
     decay = r.neg().exp_()
     rise = r.add_(1).mul_(decay)  # (1 + r) exp(-r)
-    return _Half(a, b, torch.addcmul(rise, squared, decay, value=5 / 3), rise * (-5 / 6))
+    distant = torch.addcmul(rise, squared, decay, value=5 / 3).neg_().add_(1)  # 1 - Matern
+    return _Half(a, b, 1 - (1 - common) * distant, rise * ((common - 1) * 5 / 6), distant)
 
 
 def _halves(z: Tensor, other: Tensor, at: Hyperparameters) -> tuple[_Half, _Half]:
     split = len(at.inst)
-    return _half(z[:, :split], other[:, :split], at.inst), _half(z[:, split:], other[:, split:], at.ex)
+    return (_half(z[:, :split], other[:, :split], at.inst, at.inst_common),
+            _half(z[:, split:], other[:, split:], at.ex, at.ex_common))
 
 
 def _matrix(noise: Tensor) -> Tensor:
@@ -59,13 +69,13 @@ def _matrix(noise: Tensor) -> Tensor:
 class LogEvidence(torch.autograd.Function):
     """log N(y; mean, K + noise), in nats, differentiable in the hyperparameters.
 
-    ``LogEvidence.apply(mean, scale, inst, ex, z, y, noise)``: latents (m, d), targets (m,), noise variances (m,) or
+    ``LogEvidence.apply(*Hyperparameters, z, y, noise)``: latents (m, d), targets (m,), noise variances (m,) or
     their covariance (m, m). Raises ``NanError`` and ``NotPSDError`` as gpytorch does, and like it tries jitter first.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        at, (z, y, noise) = Hyperparameters(*inputs[:4]), inputs[4:]
+        at, (z, y, noise) = Hyperparameters(*inputs[:-3]), inputs[-3:]
         inst, ex = _halves(z, z, at)
         prior = at.scale * inst.value * ex.value
         cholesky = psd_safe_cholesky(prior + _matrix(noise))
@@ -76,8 +86,10 @@ class LogEvidence(torch.autograd.Function):
         common = torch.addmm(torch.cholesky_inverse(cholesky), weights, weights.T, beta=-0.5, alpha=0.5)
         by_scale = (common * prior).sum() / at.scale
         common *= at.scale
-        ctx.save_for_backward(weights.sum(), by_scale, _by_lengthscale(common * ex.value, inst, at.inst),
-                              _by_lengthscale(common * inst.value, ex, at.ex))
+        by_inst, by_ex = common * ex.value, common * inst.value
+        ctx.save_for_backward(weights.sum(), by_scale, _by_lengthscale(by_inst, inst, at.inst),
+                              _by_lengthscale(by_ex, ex, at.ex), (by_inst * inst.by_common).sum(),
+                              (by_ex * ex.by_common).sum())
         return value
 
     @staticmethod

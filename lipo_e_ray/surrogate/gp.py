@@ -1,9 +1,10 @@
 """``JointPromptGP``: the error rate of a prompt as a Gaussian process over its refined latent z = [z_inst || z_ex].
 
-Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), both Matern-5/2 with ARD. An instruction and an exemplar set must both
-be similar for two prompts to be: the product says so. Targets are error rates with the variance of each, known from
-its counts and a Beta prior (``surrogate/noise.py``), so prompts of every fidelity take part and a higher one counts for
-more.
+Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), each a constant plus a Matern-5/2 with ARD. Multiplied out: an effect
+of the instruction, one of the exemplar set, and one of both together; how much of each, the fit decides. Targets are
+error rates with the variance of each, known from its counts and a Beta prior (``surrogate/noise.py``), so prompts of
+every fidelity take part and a higher one counts for more. On the same examples prompts err together: that part of the
+noise they share, and a prompt that was asked the hard ones only is not the worse for it.
 
 botorch holds the model: parameters, priors, constraints, the input and outcome transforms. The numbers come from
 ``surrogate/exact.py``, which agrees with botorch's own and takes a fraction of the time.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from botorch.exceptions.errors import ModelFittingError
@@ -21,7 +23,7 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.transforms import Normalize, Standardize
 from botorch.optim.closures import ForwardBackwardClosure
-from gpytorch.constraints import GreaterThan
+from gpytorch.constraints import GreaterThan, Interval
 from gpytorch.kernels import MaternKernel, ProductKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
@@ -37,6 +39,8 @@ LBFGS_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
 """Tighter ones cost two to five times the time and move neither likelihood nor held-out predictions."""
 SCALE_SPREAD = 0.3
 """Standard deviation of the log-normal prior of the output scale, round the variance that the Beta prior implies."""
+COMMON = 0.3
+"""Where the fit starts: what a half of the kernel has in common at any distance."""
 MIN_VARIANCE = 1e-12
 
 
@@ -128,7 +132,7 @@ class JointPromptGP:
         spread = float(mean.std()) if len(mean) > 1 else 0.0
         standard = spread if spread >= 1e-8 else 1.0  # as Standardize does it
         implied = self.prior.mean * (1 - self.prior.mean) / (self.prior.strength + 1) / standard**2
-        product = ProductKernel(_matern(range(self.inst_dim)), _matern(range(self.inst_dim, d)))
+        product = ProductKernel(_Half(range(self.inst_dim)), _Half(range(self.inst_dim, d)))
         covariance = ScaleKernel(
             product,
             # Smoothed targets vary less than the rates they stand for. Left alone, the scale shrinks to nothing and the
@@ -148,12 +152,21 @@ class JointPromptGP:
             return parameters and all(bool(value.isfinite().all()) for value in self.predict(z.double()))
 
 
-def _matern(dims: range) -> MaternKernel:
-    """Matern-5/2 on ``dims``; lengthscale prior scaled with the dimension (Hvarfner et al. 2024, ICML, section 5)."""
-    prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
-    constraint = GreaterThan(0.025, transform=None, initial_value=prior.mode)
-    return MaternKernel(nu=2.5, ard_num_dims=len(dims), active_dims=tuple(dims), lengthscale_prior=prior,
-                        lengthscale_constraint=constraint)
+class _Half(MaternKernel):
+    """common + (1 - common) * Matern-5/2 on ``dims``: of this half's influence, ``common`` is left to the other one.
+
+    Lengthscale prior scaled with the dimension (Hvarfner et al. 2024, ICML, section 5).
+    """
+
+    def __init__(self, dims: range) -> None:
+        prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
+        super().__init__(nu=2.5, ard_num_dims=len(dims), active_dims=tuple(dims), lengthscale_prior=prior,
+                         lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode))
+        self.register_parameter("common", torch.nn.Parameter(torch.tensor(COMMON)))
+        self.register_constraint("common", Interval(0.0, 0.95, transform=None, initial_value=COMMON))
+
+    def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
+        return self.common + (1 - self.common) * super().forward(x1, x2, **options)
 
 
 def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
@@ -165,7 +178,7 @@ def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
 def _hyperparameters(model: SingleTaskGP) -> Hyperparameters:
     inst, ex = model.covar_module.base_kernel.kernels
     return Hyperparameters(model.mean_module.constant, model.covar_module.outputscale, inst.lengthscale[0],
-                           ex.lengthscale[0])
+                           ex.lengthscale[0], inst.common, ex.common)
 
 
 def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:

@@ -89,12 +89,16 @@ def test_triple_sh_starts_with_what_it_can_pay_for(table):
     assert 96 > oracle.calls > 48, "no room for the last survivor's full evaluation, but for all rounds"
 
 
+@pytest.fixture(scope="module")
+def space(table, tmp_path_factory):
+    return table_space(table, tmp_path_factory.mktemp("vae"))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_lipo_e_searches_a_grid(variant, table, tmp_path):
-    space = table_space(table, tmp_path)
+def test_lipo_e_searches_a_grid(variant, table, space):
     oracle = Oracle(table, 0, budget=8)
-    with pytest.raises(SpentError):
-        lipo_e(oracle, 0, space, **VARIANTS[variant])
+    with contextlib.suppress(SpentError):  # or all 40 prompts were proposed
+        lipo_e(oracle, 0, space, VARIANTS[variant])
     assert len({prompt for _, prompt in oracle.trace}) > 1
     assert normalised(table, oracle.trace, np.inf)[0] < 0.5
 

@@ -62,6 +62,26 @@ def test_seeds_alone_teach_nothing_about_exemplars_and_a_batch_is_random():
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
 
 
+def test_on_a_grid_only_its_prompts_are_proposed_until_none_is_left():
+    rng = np.random.default_rng(7)
+    grid = tuple({prompt.id: prompt for prompt in (random_prompt(rng, list(KNOWN)) for _ in range(30))}.values())
+    proposer = make_proposer()
+    proposer._grid = grid
+    ids = {prompt.id for prompt in grid}
+    blind = {p.prompt.id for p in proposer.propose(ask("hyperband", 1, 6))}
+    assert len(blind) == 6 and blind <= ids
+    seen = {p.prompt.id for p in proposer.propose(ask("hyperband", 1, 6, OBSERVED))}
+    assert len(seen) == 6 and seen <= ids
+    left = proposer.propose(ask("hyperband", 1, 99, OBSERVED, grid[:20]))
+    assert {p.prompt.id for p in left} == {p.id for p in grid[20:]} - {prompt.id for prompt, _ in OBSERVED}
+
+
+def test_what_is_believed_of_a_prompt_follows_what_was_observed():
+    prompts = [prompt for prompt, _ in OBSERVED]
+    believed = make_proposer().believed(prompts, OBSERVED)
+    assert np.corrcoef(believed, [observation.error for _, observation in OBSERVED])[0, 1] > 0.5
+
+
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])
 class TestBatch:
     def test_is_distinct_and_new(self, stage):

@@ -36,7 +36,8 @@ def gp(request):
 
 def hyperparameters(model):
     inst, ex = model.covar_module.base_kernel.kernels
-    return model.mean_module.raw_constant, model.covar_module.raw_outputscale, inst.raw_lengthscale, ex.raw_lengthscale
+    return (model.mean_module.raw_constant, model.covar_module.raw_outputscale, inst.raw_lengthscale,
+            ex.raw_lengthscale, inst.common, ex.common)
 
 
 def test_evidence_and_gradient_are_gpytorch_s(gp):
@@ -45,9 +46,9 @@ def test_evidence_and_gradient_are_gpytorch_s(gp):
     output = model(*model.train_inputs)
     expected = model.likelihood(output, model.transform_inputs(Z[:M])).log_prob(model.train_targets)
     expected_slope = torch.autograd.grad(expected, parameters)
-    mean, scale, inst, ex = parameters
-    value = LogEvidence.apply(mean, scale, inst[0], ex[0], model.transform_inputs(Z[:M]), model.train_targets,
-                              model.likelihood.noise)
+    mean, scale, inst, ex, *common = parameters
+    value = LogEvidence.apply(mean, scale, inst[0], ex[0], *common, model.transform_inputs(Z[:M]),
+                              model.train_targets, model.likelihood.noise)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(torch.autograd.grad(value, parameters), expected_slope, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
@@ -59,7 +60,7 @@ def test_what_a_fit_climbs_is_gpytorch_s_objective(monkeypatch):
     original = LogEvidence.apply
 
     def spy(*inputs):
-        losses.append((original(*inputs), [value.detach().clone() for value in inputs[:4]]))
+        losses.append((original(*inputs), [value.detach().clone() for value in inputs[:6]]))
         return losses[-1][0]
 
     monkeypatch.setattr(LogEvidence, "apply", spy)
@@ -105,7 +106,8 @@ def test_gradients_against_finite_differences():
     z, y = torch.randn(7, 5, dtype=D, generator=generator), torch.arange(7.0, dtype=D)
     noise = torch.linspace(0.1, 0.5, 7, dtype=D)
     at = Hyperparameters(torch.tensor(0.5, dtype=D), torch.tensor(2.0, dtype=D), torch.tensor([0.7, 1.3], dtype=D),
-                         torch.tensor([0.4, 2.0, 1.0], dtype=D))
+                         torch.tensor([0.4, 2.0, 1.0], dtype=D), torch.tensor(0.2, dtype=D),
+                         torch.tensor(0.6, dtype=D))
     inputs = [value.clone().requires_grad_() for value in at]
     shared = torch.diag(noise) + 0.1 / torch.maximum(noise[:, None], noise)
     for covariance in (noise, shared):
@@ -119,14 +121,14 @@ def test_gradients_against_finite_differences():
 def test_an_observed_point_has_a_flat_prior_covariance_and_a_finite_gradient():
     z = torch.zeros(1, 2, dtype=D)
     one = torch.ones(1, dtype=D)
-    given = Posterior(Hyperparameters(one[0] * 0, one[0], one, one), z, one, one)
+    given = Posterior(Hyperparameters(one[0] * 0, one[0], one, one, one[0] / 2, one[0] / 4), z, one, one)
     (slope,) = torch.autograd.grad(given.marginals(point := z.clone().requires_grad_())[0].sum(), point)
     assert torch.equal(slope, z)
 
 
 def test_not_a_number_is_refused_as_gpytorch_refuses_it():
     z, one = torch.zeros(2, 2, dtype=D), torch.ones(2, dtype=D)
-    at = Hyperparameters(one[0], one[0], one[:1] * torch.nan, one[:1])
+    at = Hyperparameters(one[0], one[0], one[:1] * torch.nan, one[:1], one[0] / 2, one[0] / 2)
     with pytest.raises(NanError):
         Posterior(at, z, one, one)
     with pytest.raises(NanError):
