@@ -32,8 +32,7 @@ import numpy as np
 
 from benchmarks.latency_fit import fit_latency
 from benchmarks.machine import machine, write
-from benchmarks.overhead import RESULTS as OVERHEAD
-from benchmarks.simulation import Costs, simulate, simulate_one_by_one
+from benchmarks.prediction import predict
 from benchmarks.workload import RecordedEngine, Workload
 from lipo_e_ray.config import PROFILES, ModelConfig, TaskConfig
 from lipo_e_ray.data.prompts import render
@@ -41,7 +40,6 @@ from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.data.tasks import load_task
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.inputs import vllm_spec
-from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.tune.brackets import hyperband_brackets
 from lipo_e_ray.tune.hyperband import Hyperband, Propose
 from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request, Sampling, Task
@@ -225,28 +223,6 @@ def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
             ray.get(service.close.remote())
 
 
-def predict(model: ModelConfig, ledger: Path, latency: Latency, fit_s: float) -> dict[str, Any]:
-    """Seconds of both passes by ``latency``, with the lengths that the real requests and answers had.
-
-    ``bound`` is of one engine that is always full, so ``one_by_one / bound`` is the most that any schedule can gain.
-    Ray's parts are as ``benchmarks/overhead.py`` measured them; ``fit_s``: what the baseline spent on fits.
-    """
-    rows = {row["row"]: row for row in json.loads(OVERHEAD.read_text(encoding="utf-8"))["rows"]}
-    costs = Costs(rows["tune"]["ms_a_trial_and_rung"] / 1000, rows["chunk"]["ms"] / 1000)
-    workload = Workload(task(model), candidates, partial(RecordedEngine, ledger))
-    brackets = hyperband_brackets(N, B_MIN, 2)
-    job = simulate(brackets, 1, latency, costs, OVERLAP, workload)
-    one_by_one, steps = simulate_one_by_one(brackets, latency, lambda m: 0.0, workload)
-    with Ledger(ledger) as recorded:
-        outcomes = [o for prompt_id in recorded.prompts() for o in recorded.outcomes(prompt_id).values()]
-    work = sum(o.completion_tokens for o in outcomes) * (latency.step_s / latency.max_num_seqs + latency.token_s)
-    return {"single_process": one_by_one + fit_s, "ray": rows["tune"]["first_rung_s"] + job.makespan_s,
-            "first_rung": rows["tune"]["first_rung_s"], "bound": job.lower_bound_s, "decode": work,
-            "prefill": job.work_s - work, "single_process_steps": [asdict(step) for step in steps],
-            "answer_tokens": sum(o.completion_tokens for o in outcomes) / len(outcomes),
-            "prompt_tokens": sum(o.prompt_tokens for o in outcomes) / len(outcomes)}
-
-
 def measure(part: str, model: ModelConfig, folder: Path, **environment: str) -> dict[str, float]:
     """One part in a process of its own, with ``folder`` for its files."""
     folder.mkdir()
@@ -286,7 +262,8 @@ def compare(model: ModelConfig, runs: int, folder: Path) -> None:
         print(f"{name}: {statistics.median(values):.2f} (bar {BARS[name]:.2f}; runs {[round(v, 2) for v in values]})")
     fitted = measure("latency", model, folder / "latency")
     fit_s = statistics.median(theirs["fit_s"] for theirs, _ in passes)
-    predicted = predict(model, folder / "by_ray0" / LEDGER, Latency(**fitted), fit_s)
+    workload = Workload(task(model), candidates, partial(RecordedEngine, folder / "by_ray0" / LEDGER))
+    predicted = predict(hyperband_brackets(N, B_MIN, 2), OVERLAP, workload, Latency(**fitted), fit_s)
     print("predicted, s: " + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items()
                                        if name != "single_process_steps"))
     print(f"no schedule gains more than {(predicted['single_process']) / predicted['bound']:.2f}")
