@@ -103,7 +103,8 @@ def environment():
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    yield os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    yield inherited | {  # another test's Ray may have hidden the GPUs; here some are made up
         "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "120",
     }
