@@ -106,10 +106,9 @@ def make_grid(name: str, data: Path, model: str, encoder: str) -> tuple[Grid, Ta
     source = recipe.task if recipe.task == "arithmetic" else str(data / recipe.task)
     task = load_task(TaskConfig(source, POOL, VALIDATION, TEST), seed=0)
     rng = random.Random(f"sets {name}")
-    sizes = [k % (MAX_EXEMPLARS + 1) for k in range(1, recipe.sets)]
     drawn = {(): None}  # a dict: in order, each once
     while len(drawn) < recipe.sets:
-        size = sizes[len(drawn) - 1] or 1  # there is only one set of size 0
+        size = len(drawn) % (MAX_EXEMPLARS + 1) or 1  # there is only one set of size 0
         drawn[tuple(sorted(rng.sample(range(POOL), size)))] = None
     ids = [tuple(example.id for example in split) for split in (task.pool, task.validation, task.test)]
     return Grid(name, model, encoder, recipe.max_tokens, recipe.instructions, tuple(drawn), *ids), task

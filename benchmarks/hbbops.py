@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from benchmarks.oracle import Oracle
 from benchmarks.rivals import joint_embeddings, passes
+from lipo_e_ray.proposal.acquisition import log_ei
 from lipo_e_ray.search import run_search
 from lipo_e_ray.tune.hyperband import Hyperband
 from lipo_e_ray.types import Evaluation, Origin, Prompt, Proposal, Request
@@ -68,8 +69,8 @@ class _DeepKernelGP(nn.Module):
         return self.mean + (cross * white).sum(0), variance.clamp_min(1e-12).sqrt()
 
 
-def _expected_improvement(x: Tensor, rows: list[int], errors: list[float]) -> Tensor:
-    """EI of every candidate in ``x`` (b, 2e), by a GP on ``rows`` of it."""
+def _log_ei(x: Tensor, rows: list[int], errors: list[float]) -> Tensor:
+    """Log EI of every candidate in ``x`` (b, 2e), by a GP on ``rows`` of it."""
     y = torch.tensor(errors).double()
     low, high = x[rows].amin(0), x[rows].amax(0)
     x = (x - low) / (high - low).clamp_min(1e-6)
@@ -86,9 +87,7 @@ def _expected_improvement(x: Tensor, rows: list[int], errors: list[float]) -> Te
         if since == PATIENCE:
             break
     with torch.no_grad():
-        mean, std = gp.predict(x, seen, y)
-        u = (y.min() - mean) / std
-        return std * (torch.exp(-u.square() / 2) / math.sqrt(2 * math.pi) + u * torch.special.ndtr(u))
+        return log_ei(*gp.predict(x, seen, y), float(y.min()))
 
 
 def hbbops(oracle: Oracle, seed: int) -> None:
@@ -107,7 +106,7 @@ def hbbops(oracle: Oracle, seed: int) -> None:
         level = max(levels)
         key = (level, len(observed[level]))
         if key not in fitted:
-            fitted[key] = _expected_improvement(x, list(observed[level]), list(observed[level].values()))
+            fitted[key] = _log_ei(x, list(observed[level]), list(observed[level].values()))
         return max(free, key=lambda i: float(fitted[key][i]))
 
     def propose(request: Request) -> list[Proposal]:

@@ -17,10 +17,9 @@ from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
-from lipo_e_ray.search import Walk
+from lipo_e_ray.search import run_search
 from lipo_e_ray.surrogate.gp import JointPromptGP
-from lipo_e_ray.tune.hyperband import Hyperband, Propose
-from lipo_e_ray.types import Observation
+from lipo_e_ray.tune.hyperband import Hyperband
 
 
 def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
@@ -42,11 +41,10 @@ class ProductGP(JointPromptGP):
 
 @dataclass(frozen=True)
 class Variant:
-    """What is other than in the package. ``promotion``: by ``errors``, or by the surrogate's mean (``posterior``)."""
+    """What is other than in the package."""
 
     b_min: int = B_MIN
     overlap: int = 0
-    promotion: str = "errors"
     make_gp: Callable[[int], JointPromptGP] = JointPromptGP
 
 
@@ -56,8 +54,6 @@ VARIANTS: dict[str, Variant] = {
     "LIPO-E, product alone": Variant(make_gp=ProductGP),
     "LIPO-E, overlap 4": Variant(overlap=4),
     "LIPO-E, from 3 examples": Variant(b_min=3),
-    "LIPO-E, promotion by GP": Variant(promotion="posterior"),
-    "LIPO-E, both": Variant(b_min=3, promotion="posterior"),
 }
 
 
@@ -67,18 +63,5 @@ def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> N
     config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=variant.b_min, eta=ETA))
     proposer = Proposer(table.task, config, dict.fromkeys(table.grid.instructions, "file"), lambda: (space, None),
                         table.prompts, variant.make_gp)
-    walk = Walk(Hyperband(passes(oracle.n, variant.b_min), seed, overlap=variant.overlap), lambda _: None)
-    seen: dict[str, Observation] = {}
-    while actions := walk.hyperband.actions():
-        action = actions[0]
-        if isinstance(action, Propose):
-            walk.enter(action.bracket, proposer.propose(walk.request(action)))
-            continue
-        prompts = [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]
-        evaluations = [oracle.evaluate(prompt, action.fidelity) for prompt in prompts]
-        seen |= {e.observation.prompt_id: e.observation for e in evaluations}  # each wider than the one before
-        scores = None
-        if variant.promotion == "posterior":
-            observed = [(walk.prompts[prompt_id], observation) for prompt_id, observation in seen.items()]
-            scores = dict(zip(action.prompt_ids, proposer.believed(prompts, observed), strict=True))
-        walk.hyperband.observe(action.bracket.index, action.rung, evaluations, scores)
+    run_search(Hyperband(passes(oracle.n, variant.b_min), seed, overlap=variant.overlap), proposer.propose,
+               oracle.evaluate, lambda *_: None, lambda _: None)

@@ -10,6 +10,12 @@ import warnings
 from itertools import count
 
 import numpy as np
+import torch
+from botorch.acquisition import LogExpectedImprovement
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.transforms import Normalize, Standardize
+from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from benchmarks.oracle import Oracle
 from lipo_e_ray.search import run_search
@@ -86,13 +92,6 @@ def hdbo(oracle: Oracle, seed: int) -> None:
 
     botorch's ``SingleTaskGP`` has those priors by default. Its input is [instruction || exemplar set's text].
     """
-    import torch
-    from botorch.acquisition import LogExpectedImprovement
-    from botorch.fit import fit_gpytorch_mll
-    from botorch.models import SingleTaskGP
-    from botorch.models.transforms import Normalize, Standardize
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-
     torch.manual_seed(seed)
     x = torch.from_numpy(joint_embeddings(oracle)).double()
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(x))]
@@ -113,10 +112,8 @@ def hdbo(oracle: Oracle, seed: int) -> None:
         asked.append(chosen)
 
 
-def _bounds(x):
+def _bounds(x: torch.Tensor) -> torch.Tensor:
     """Of all candidates, not of the observed ones: with few of those a coordinate may be constant."""
-    import torch
-
     return torch.stack([x.amin(0), x.amax(0).maximum(x.amin(0) + 1e-6)])
 
 

@@ -103,13 +103,6 @@ class Proposer:
                            bracket, n, len(proposals))
         return proposals
 
-    def believed(self, prompts: Sequence[Prompt], observed: Observed) -> list[float]:
-        """The surrogate's mean error of each of ``prompts``, given ``observed``."""
-        rows = _highest_fidelity(observed)
-        known = self._fit(rows, (), self._space.encode)
-        with torch.no_grad():
-            return known.gp.predict(self._space.encode(prompts))[0].tolist()
-
     def _fit(self, rows: Observed, running: Sequence[Prompt], embed: Any) -> Knowledge:
         prompts = tuple(prompt for prompt, _ in rows)
         z = embed(prompts)

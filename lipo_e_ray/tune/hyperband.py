@@ -8,7 +8,7 @@ the schedule, and what is known by luck before its time is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipo_e_ray.results.ledger import RungResult
@@ -137,11 +137,8 @@ class Hyperband:
         self._wanted = None
         self._open_next()
 
-    def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation],
-                scores: Mapping[str, float] | None = None) -> list[RungResult]:
+    def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
         """Take in a whole rung, one evaluation for each prompt of its ``Evaluate``; what came of it, in that order.
-
-        ``scores``: what decides who goes up, lower is better; by default the errors.
 
         Raises ``ValueError`` for what the walk does not wait for or what is not at the rung's fidelity.
         """
@@ -154,7 +151,7 @@ class Hyperband:
         if any(e.observation.evaluated + e.failed != fidelity for e in evaluations):
             raise ValueError(f"expected {fidelity} examples evaluated or failed, got {list(evaluations)}")
         bracket, entrants = race.bracket, race.entrants
-        promoted, results = race.close(seen, self._seed, scores), []
+        promoted, results = race.close(seen, self._seed), []
         for prompt_id in entrants:
             self._now.add(fidelity, prompt_id, seen[prompt_id])
             results.append(RungResult(bracket.index, bracket.stage, bracket.s, rung, fidelity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lipo_e_ray.tune.brackets import Bracket
@@ -29,24 +28,21 @@ class Race:
             return tuple(prompt_id for prompt_id, _, _ in self.rungs[seen])
         return self.entrants
 
-    def close(self, seen: dict[str, Evaluation], seed: str, scores: Mapping[str, float] | None = None) -> set[str]:
-        """The present rung is complete: ``seen`` has an evaluation for each of ``runners``. Returns who goes up.
-
-        ``scores``: what to rank by (lower is better), where it is not the errors.
-        """
-        promoted = self._promoted(seen, seed, scores)
+    def close(self, seen: dict[str, Evaluation], seed: str) -> set[str]:
+        """The present rung is complete: ``seen`` has an evaluation for each of ``runners``. Returns who goes up."""
+        promoted = self._promoted(seen, seed)
         self.rungs.append([(prompt_id, seen[prompt_id], prompt_id in promoted) for prompt_id in self.entrants])
         self.entrants = tuple(prompt_id for prompt_id in self.entrants if prompt_id in promoted)
         return promoted
 
-    def _promoted(self, seen: dict[str, Evaluation], seed: str, scores: Mapping[str, float] | None) -> set[str]:
+    def _promoted(self, seen: dict[str, Evaluation], seed: str) -> set[str]:
         above = len(self.rungs) + 1
         if above == len(self.bracket.rungs):
             return set()
         pace = seen.get(self.pace) if self.pace is not None else None
         eligible = [prompt_id for prompt_id in self.entrants
                     if not seen[prompt_id].failed and _passes_gate(seen[prompt_id], pace)]
-        eligible.sort(key=lambda prompt_id: (scores[prompt_id] if scores else seen[prompt_id].observation.errors,
+        eligible.sort(key=lambda prompt_id: (seen[prompt_id].observation.errors,
                                              digest("tie", seed, str(self.bracket.index), prompt_id)))
         return set(eligible[:self.bracket.rungs[above].size])
 

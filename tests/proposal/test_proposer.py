@@ -76,12 +76,6 @@ def test_on_a_grid_only_its_prompts_are_proposed_until_none_is_left():
     assert {p.prompt.id for p in left} == {p.id for p in grid[20:]} - {prompt.id for prompt, _ in OBSERVED}
 
 
-def test_what_is_believed_of_a_prompt_follows_what_was_observed():
-    prompts = [prompt for prompt, _ in OBSERVED]
-    believed = make_proposer().believed(prompts, OBSERVED)
-    assert np.corrcoef(believed, [observation.error for _, observation in OBSERVED])[0, 1] > 0.5
-
-
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])
 class TestBatch:
     def test_is_distinct_and_new(self, stage):

@@ -358,13 +358,3 @@ def test_the_snapshot_counts_up_to_what_was_planned():
     last = hyperband.snapshot()
     assert last.done == last.planned <= cost(brackets)
     assert (last.bracket, last.rung, last.open, last.incumbent) == (5, 2, 0, hyperband.incumbent())
-
-
-def test_scores_decide_who_goes_up_and_never_who_is_best():
-    hyperband = Hyperband([Bracket(0, "hyperband", 1, (Rung(3, 8), Rung(2, 16)))], seed=0)
-    hyperband.proposed(0, ["a", "b", "c"])
-    hyperband.observe(0, 0, [evaluation("a", 8, 1), evaluation("b", 8, 2), evaluation("c", 8, 3)],
-                      {"a": 0.9, "b": 0.2, "c": 0.1})
-    assert set(hyperband.actions()[0].prompt_ids) == {"b", "c"}
-    hyperband.observe(0, 1, [evaluation("b", 16, 4), evaluation("c", 16, 5)], {"b": 0.2, "c": 0.1})
-    assert hyperband.incumbent().prompt_id == "b"
