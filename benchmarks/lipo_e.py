@@ -19,6 +19,7 @@ from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.search import run_search
 from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.noise import NoiseShares
 from lipo_e_ray.tune.hyperband import Hyperband
 
 
@@ -50,7 +51,7 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {
     "LIPO-E": Variant(),
-    "LIPO-E, no shared noise": Variant(make_gp=partial(JointPromptGP, shared=0.0)),
+    "LIPO-E, no shared noise": Variant(make_gp=partial(JointPromptGP, shares=NoiseShares(0.0, 0.0))),
     "LIPO-E, product alone": Variant(make_gp=ProductGP),
     "LIPO-E, overlap 4": Variant(overlap=4),
     "LIPO-E, from 3 examples": Variant(b_min=3),

@@ -1,7 +1,7 @@
 """The exact GP behind ``JointPromptGP`` in plain torch: log evidence with its gradient, and the posterior.
 
 Covariance: scale * k(z_inst) * k(z_ex), each k = common + (1 - common) * Matern-5/2 with ARD (Rasmussen and Williams
-2006, equations 4.17 and 5.9).
+2006, equations 4.17 and 5.9). Noise: a part that is given, and one that grows with the same k(z_inst) * k(z_ex).
 gpytorch gives the same numbers (the tests hold this module to them) and takes two to ten times as long for each step of
 a fit or a search; here both gradients are written out.
 """
@@ -62,30 +62,28 @@ def _halves(z: Tensor, other: Tensor, at: Hyperparameters) -> tuple[_Half, _Half
             _half(z[:, split:], other[:, split:], at.ex, at.ex_common))
 
 
-def _matrix(noise: Tensor) -> Tensor:
-    return noise if noise.ndim == 2 else torch.diag(noise)
-
-
 class LogEvidence(torch.autograd.Function):
-    """log N(y; mean, K + noise), in nats, differentiable in the hyperparameters.
+    """log N(y; mean, (scale + similar) * k + noise), in nats, differentiable in the hyperparameters; k has a diagonal
+    of 1.
 
-    ``LogEvidence.apply(*Hyperparameters, z, y, noise)``: latents (m, d), targets (m,), noise variances (m,) or
-    their covariance (m, m). Raises ``NanError`` and ``NotPSDError`` as gpytorch does, and like it tries jitter first.
+    ``LogEvidence.apply(*Hyperparameters, z, y, noise, similar)``: latents (m, d), targets (m,), covariances (m, m) of
+    the noise and of that part of it which two prompts have in common as far as they are alike. Raises ``NanError`` and
+    ``NotPSDError`` as gpytorch does, and like it tries jitter first.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        at, (z, y, noise) = Hyperparameters(*inputs[:-3]), inputs[-3:]
+        at, (z, y, noise, similar) = Hyperparameters(*inputs[:-4]), inputs[-4:]
         inst, ex = _halves(z, z, at)
-        prior = at.scale * inst.value * ex.value
-        cholesky = psd_safe_cholesky(prior + _matrix(noise))
+        correlation, scale = inst.value * ex.value, at.scale + similar
+        cholesky = psd_safe_cholesky(scale * correlation + noise)
         residual = y - at.mean
         weights = torch.cholesky_solve(residual[:, None], cholesky)
         value = -0.5 * (residual @ weights[:, 0] + len(y) * math.log(2 * math.pi)) - cholesky.diagonal().log().sum()
         # d value / d K, times K's part that every other derivative has in common
         common = torch.addmm(torch.cholesky_inverse(cholesky), weights, weights.T, beta=-0.5, alpha=0.5)
-        by_scale = (common * prior).sum() / at.scale
-        common *= at.scale
+        by_scale = (common * correlation).sum()
+        common *= scale
         by_inst, by_ex = common * ex.value, common * inst.value
         ctx.save_for_backward(weights.sum(), by_scale, _by_lengthscale(by_inst, inst, at.inst),
                               _by_lengthscale(by_ex, ex, at.ex), (by_inst * inst.by_common).sum(),
@@ -95,7 +93,7 @@ class LogEvidence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return *(slope * gradient for gradient in ctx.saved_tensors), None, None, None
+        return *(slope * gradient for gradient in ctx.saved_tensors), None, None, None, None
 
 
 def _by_lengthscale(outer: Tensor, half: _Half, lengthscale: Tensor) -> Tensor:
@@ -108,11 +106,11 @@ def _by_lengthscale(outer: Tensor, half: _Half, lengthscale: Tensor) -> Tensor:
 class Posterior:
     """The GP given m noisy targets; everything that no test point changes is computed once, here."""
 
-    def __init__(self, at: Hyperparameters, z: Tensor, y: Tensor, noise: Tensor) -> None:
+    def __init__(self, at: Hyperparameters, z: Tensor, y: Tensor, noise: Tensor, similar: Tensor) -> None:
         """Latents (m, d), targets (m,), noise as in ``LogEvidence``. Raises ``NanError`` and ``NotPSDError``."""
         self.at, self.z = at, z
         inst, ex = _halves(z, z, at)
-        self.cholesky = psd_safe_cholesky(at.scale * inst.value * ex.value + _matrix(noise))
+        self.cholesky = psd_safe_cholesky((at.scale + similar) * inst.value * ex.value + noise)
         self.weights = torch.cholesky_solve((y - at.mean)[:, None], self.cholesky)[:, 0]
 
     def marginals(self, z: Tensor) -> tuple[Tensor, Tensor]:

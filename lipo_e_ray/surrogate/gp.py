@@ -3,8 +3,9 @@
 Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), each a constant plus a Matern-5/2 with ARD. Multiplied out: an effect
 of the instruction, one of the exemplar set, and one of both together; how much of each, the fit decides. Targets are
 error rates with the variance of each, known from its counts and a Beta prior (``surrogate/noise.py``), so prompts of
-every fidelity take part and a higher one counts for more. On the same examples prompts err together: that part of the
-noise they share, and a prompt that was asked the hard ones only is not the worse for it.
+every fidelity take part and a higher one counts for more. On the same examples prompts err together, the more so the
+more alike they are: that part of the noise they share. So a prompt that was asked the hard examples only is not the
+worse for it, and fifty like prompts on five examples are not taken for 250 measurements.
 
 botorch holds the model: parameters, priors, constraints, the input and outcome transforms. The numbers come from
 ``surrogate/exact.py``, which agrees with botorch's own and takes a fraction of the time.
@@ -31,7 +32,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
-from lipo_e_ray.surrogate.noise import SHARED, BetaPrior, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, fit_prior, measured, shared_noise
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,13 @@ class JointPromptGP:
     """
 
     def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None,
-                 shared: float = SHARED):
+                 shares: NoiseShares = SHARES):
         """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS.
 
-        ``shared``: share of the noise that all prompts have in common on the same examples.
+        ``shares``: of the noise, what prompts have in common on the same examples.
         """
         self.inst_dim = inst_dim
-        self._shared = shared
+        self._shares = shares
         self._maximise = maximise or maximise_lbfgs
         self.prior = BetaPrior()
         self.model: SingleTaskGP | None = None
@@ -97,8 +98,9 @@ class JointPromptGP:
 
     @property
     def pending_noise(self) -> float:
-        """Variance of one more measurement: the median over the observed prompts."""
-        return float(self.model.likelihood.noise.median() * self._spread**2)
+        """Variance of one more measurement, besides what all prompts share: the median over the observed ones."""
+        own, shared = self.model.likelihood.noise, self.model.similar_noise.diagonal()
+        return float((own + shared).median() * self._spread**2)
 
     @property
     def _centre(self) -> Tensor:
@@ -125,7 +127,7 @@ class JointPromptGP:
         """Freeze the hyperparameters and compute once what every prediction needs."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
         self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
-                                    model.noise_covariance)
+                                    model.noise_covariance, model.similar_noise)
 
     def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
         d = z.shape[-1]
@@ -140,10 +142,12 @@ class JointPromptGP:
             outputscale_prior=LogNormalPrior(math.log(implied), SCALE_SPREAD),
             outputscale_constraint=GreaterThan(1e-8, transform=None, initial_value=implied),
         )
-        model = SingleTaskGP(z, mean, (1 - self._shared) * variance, covar_module=covariance,
+        everyone, similar = self._shares
+        model = SingleTaskGP(z, mean, (1 - everyone - similar) * variance, covar_module=covariance,
                              input_transform=Normalize(d), outcome_transform=Standardize(1))
-        own = torch.diag(model.likelihood.noise)
-        model.noise_covariance = own + self._shared * shared / standard**2  # botorch's likelihood has a diagonal only
+        # botorch's likelihood has a diagonal only
+        model.noise_covariance = torch.diag(model.likelihood.noise) + everyone * shared / standard**2
+        model.similar_noise = similar * shared / standard**2
         return model
 
     def _is_finite(self, z: Tensor) -> bool:
@@ -187,7 +191,8 @@ def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
     botorch retries from sampled priors, hence the fork.
     """
     model = mll.model
-    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, model.noise_covariance)
+    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, model.noise_covariance,
+            model.similar_noise)
 
     def loss() -> Tensor:
         priors = sum(prior.log_prob(of(module)).sum() for _, module, prior, of, _ in mll.named_priors())

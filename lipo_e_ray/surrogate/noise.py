@@ -8,6 +8,7 @@ moves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +18,18 @@ STRENGTH = (2.0, 50.0)
 prompts that happen to agree from drowning every later difference."""
 
 
-SHARED = 0.4
-"""Share of an answer's variance that is the example's: it is hard, or easy, for every prompt. Measured: docs/log.md."""
+class NoiseShares(NamedTuple):
+    """Whose doing the variance of an answer is, each 0..1; what is left is the prompt's own.
+
+    ``everyone``: the example is hard, or easy, for every prompt; ``similar``: for prompts as far as they are alike.
+    """
+
+    everyone: float
+    similar: float
+
+
+SHARES = NoiseShares(0.1, 0.8)
+"""Measured on recorded answers: docs/log.md, "What prompts have in common"."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ def shared_noise(evaluated: ArrayLike, prior: BetaPrior) -> NDArray:
     """Covariance (m, m) of error rates if only examples, and not prompts, made answers right or wrong.
 
     A fidelity is a prefix, so of two prompts the one with fewer examples was asked nothing that the other was not:
-    v / max(b, b'), with v the variance p (1 - p) of an answer at the prior's mean.
+    v / max(b, b'), with v the variance p (1 - p) of an answer at the prior's mean. (With each prompt's own p the fit
+    is drawn towards those that are nearly always wrong or right: Peelle's puzzle.)
     """
     b = np.asarray(evaluated)
     return prior.mean * (1 - prior.mean) / np.maximum(b[:, None], b)

@@ -7,6 +7,7 @@ from gpytorch.kernels import MaternKernel, ScaleKernel
 
 from lipo_e_ray.proposal.acquisition import ascend, greedy_batch, log_ei
 from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.noise import NoiseShares
 
 D = torch.float64
 
@@ -14,7 +15,7 @@ D = torch.float64
 @pytest.fixture
 def gp():
     z = torch.randn(24, 6, dtype=D, generator=torch.Generator().manual_seed(0))
-    return JointPromptGP(3, shared=0.0).fit(z, [i % 9 for i in range(24)], [16] * 24)
+    return JointPromptGP(3, shares=NoiseShares(0.0, 0.0)).fit(z, [i % 9 for i in range(24)], [16] * 24)
 
 
 def test_log_ei_is_botorch_s(gp):

@@ -12,6 +12,7 @@ from linear_operator.utils.errors import NanError
 from benchmarks.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
 from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.noise import NoiseShares
 
 D = torch.float64
 M = 60
@@ -31,7 +32,7 @@ def shortened(mll):
 
 @pytest.fixture(params=[untouched, shortened, None], ids=["modes", "short", "fitted"])
 def gp(request):
-    return JointPromptGP(16, request.param, shared=0.0).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    return JointPromptGP(16, request.param, shares=NoiseShares(0.0, 0.0)).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
 
 
 def hyperparameters(model):
@@ -48,7 +49,7 @@ def test_evidence_and_gradient_are_gpytorch_s(gp):
     expected_slope = torch.autograd.grad(expected, parameters)
     mean, scale, inst, ex, *common = parameters
     value = LogEvidence.apply(mean, scale, inst[0], ex[0], *common, model.transform_inputs(Z[:M]),
-                              model.train_targets, model.likelihood.noise)
+                              model.train_targets, torch.diag(model.likelihood.noise), torch.zeros((), dtype=D))
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(torch.autograd.grad(value, parameters), expected_slope, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
@@ -64,7 +65,7 @@ def test_what_a_fit_climbs_is_gpytorch_s_objective(monkeypatch):
         return losses[-1][0]
 
     monkeypatch.setattr(LogEvidence, "apply", spy)
-    fitted = JointPromptGP(16, shared=0.0).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    fitted = JointPromptGP(16, shares=NoiseShares(0.0, 0.0)).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
     assert len(losses) > 5
     model = fitted.model.train()
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -109,19 +110,36 @@ def test_gradients_against_finite_differences():
                          torch.tensor([0.4, 2.0, 1.0], dtype=D), torch.tensor(0.2, dtype=D),
                          torch.tensor(0.6, dtype=D))
     inputs = [value.clone().requires_grad_() for value in at]
-    shared = torch.diag(noise) + 0.1 / torch.maximum(noise[:, None], noise)
-    for covariance in (noise, shared):
-        assert torch.autograd.gradcheck(lambda *values, s=covariance: LogEvidence.apply(*values, z, y, s), inputs)
-    torch.testing.assert_close(LogEvidence.apply(*at, z, y, torch.diag(noise)), LogEvidence.apply(*at, z, y, noise))
-    given = Posterior(at, z, y, noise)
+    common = 1 / torch.maximum(noise[:, None], noise)
+    own, none = torch.diag(noise), torch.zeros(7, 7, dtype=D)
+    for covariances in ((own, none), (own + 0.1 * common, none), (own + 0.1 * common, 0.3 * common)):
+        assert torch.autograd.gradcheck(lambda *values, of=covariances: LogEvidence.apply(*values, z, y, *of), inputs)
+    given = Posterior(at, z, y, own + 0.1 * common, 0.3 * common)
     points = torch.randn(4, 5, dtype=D, generator=generator).requires_grad_()
     assert torch.autograd.gradcheck(given.marginals, points)
+
+
+def test_similar_noise_is_noise_in_proportion_to_the_kernel():
+    """Evidence and posterior are those of the same noise written out; a new point has no part in it."""
+    z, y = torch.randn(5, 4, dtype=D, generator=torch.Generator().manual_seed(1)), torch.arange(5.0, dtype=D)
+    one = torch.ones((), dtype=D)
+    at = Hyperparameters(one, 2 * one, torch.ones(2, dtype=D), torch.ones(2, dtype=D), one / 4, one / 2)
+    own, none, similar = torch.eye(5, dtype=D), torch.zeros(5, 5, dtype=D), torch.full((5, 5), 0.7, dtype=D)
+    prior = Posterior(at, torch.full((1, 4), 1e6, dtype=D), y[:1], torch.full((1, 1), 1e12, dtype=D), none[:1, :1])
+    correlation = prior.joint(z)[1] / at.scale
+    written = own + similar * correlation
+    torch.testing.assert_close(LogEvidence.apply(*at, z, y, own, similar), LogEvidence.apply(*at, z, y, written, none))
+    new = torch.randn(3, 4, dtype=D, generator=torch.Generator().manual_seed(2))
+    for ours, theirs in zip(Posterior(at, z, y, own, similar).joint(new), Posterior(at, z, y, written, none).joint(new),
+                            strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_an_observed_point_has_a_flat_prior_covariance_and_a_finite_gradient():
     z = torch.zeros(1, 2, dtype=D)
     one = torch.ones(1, dtype=D)
-    given = Posterior(Hyperparameters(one[0] * 0, one[0], one, one, one[0] / 2, one[0] / 4), z, one, one)
+    given = Posterior(Hyperparameters(one[0] * 0, one[0], one, one, one[0] / 2, one[0] / 4), z, one, one[:, None],
+                      0 * one)
     (slope,) = torch.autograd.grad(given.marginals(point := z.clone().requires_grad_())[0].sum(), point)
     assert torch.equal(slope, z)
 
@@ -130,6 +148,6 @@ def test_not_a_number_is_refused_as_gpytorch_refuses_it():
     z, one = torch.zeros(2, 2, dtype=D), torch.ones(2, dtype=D)
     at = Hyperparameters(one[0], one[0], one[:1] * torch.nan, one[:1], one[0] / 2, one[0] / 2)
     with pytest.raises(NanError):
-        Posterior(at, z, one, one)
+        Posterior(at, z, one, torch.diag(one), 0 * one)
     with pytest.raises(NanError):
-        LogEvidence.apply(*at, z, one, one)
+        LogEvidence.apply(*at, z, one, torch.diag(one), 0 * one)

@@ -7,7 +7,7 @@ from botorch.exceptions.errors import ModelFittingError
 
 from benchmarks.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
-from lipo_e_ray.surrogate.noise import SHARED, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, fit_prior, measured, shared_noise
 
 M = 120
 Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
@@ -42,17 +42,29 @@ def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
         gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
         _, variance = measured(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
         prior, scale = fit_prior(ERRORS[:m], EVALUATED[:m]), gp.model.outcome_transform.stdvs.squeeze() ** 2
-        noise = (1 - SHARED) * np.diag(variance) + SHARED * shared_noise(EVALUATED[:m], prior)
+        shared = shared_noise(EVALUATED[:m], prior)
+        noise = (1 - sum(SHARES)) * np.diag(variance) + SHARES.everyone * shared
         np.testing.assert_allclose(gp.model.noise_covariance * scale, noise, rtol=1e-9)
-        assert gp.pending_noise == pytest.approx((1 - SHARED) * float(torch.from_numpy(variance).median()))
+        np.testing.assert_allclose(gp.model.similar_noise * scale, SHARES.similar * shared, rtol=1e-9)
+        own = (1 - sum(SHARES)) * variance + SHARES.similar * np.diag(shared)
+        assert gp.pending_noise == pytest.approx(float(torch.from_numpy(own).median()))
 
 
 def test_a_hard_prefix_is_not_held_against_those_who_saw_nothing_else():
     """All err on the first 10 examples; who was asked 100 hardly errs on the others. So will he who was asked 10."""
     errors, evaluated = np.array([10] * 10 + [15] * 20), np.array([10] * 10 + [100] * 20)
-    alone, shared = (JointPromptGP(16, shared=share).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
-                     for share in (0.0, SHARED))
+    alone, shared = (JointPromptGP(16, shares=shares).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
+                     for shares in (NoiseShares(0.0, 0.0), SHARES))
     assert shared < alone - 0.1
+
+
+def test_many_like_prompts_on_few_examples_are_not_many_measurements():
+    """Twenty copies of a prompt, 5 examples each, the same ones: what is known of it is what 5 examples tell."""
+    z = torch.cat([Z[:1].repeat(20, 1), Z[1:11]])
+    errors, evaluated = np.array([1] * 20 + [20, 30, 40, 50, 60] * 2), np.array([5] * 20 + [100] * 10)
+    alone, shared = (float(JointPromptGP(16, shares=shares).fit(z, errors, evaluated).predict(Z[:1])[1])
+                     for shares in (NoiseShares(0.0, 0.0), SHARES))
+    assert shared > 1.5 * alone
 
 
 def test_more_evaluations_pull_the_mean_closer_to_the_measurement():
