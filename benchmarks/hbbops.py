@@ -94,7 +94,7 @@ def hbbops(oracle: Oracle, seed: int) -> None:
     """Propose, evaluate at the bracket's lowest fidelity, and only then propose the next."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    x = torch.from_numpy(joint_embeddings(oracle)).double()
+    x = torch.from_numpy(joint_embeddings(oracle.table)).double()
     observed: dict[int, dict[int, float]] = defaultdict(dict)  # fidelity -> prompt -> error
     fitted: dict[tuple[int, int], Tensor] = {}  # level and observations there: the same data gives the same GP
 

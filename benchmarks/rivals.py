@@ -18,6 +18,7 @@ from botorch.models.transforms import Normalize, Standardize
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from benchmarks.oracle import Oracle
+from benchmarks.tables import OutcomeTable
 from lipo_e_ray.search import run_search
 from lipo_e_ray.tune.brackets import Bracket, hyperband_brackets
 from lipo_e_ray.tune.hyperband import Hyperband
@@ -51,10 +52,10 @@ def successive_halving(oracle: Oracle, seed: int) -> None:
     oracle.errors(alive[0], oracle.n)
 
 
-def passes(n: int, b_min: int = B_MIN) -> list[Bracket]:
+def passes(n: int) -> list[Bracket]:
     """Hyperband again and again."""
-    one = len(hyperband_brackets(n, b_min, ETA))
-    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, b_min, ETA, first_index=i * one)]
+    one = len(hyperband_brackets(n, B_MIN, ETA))
+    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * one)]
 
 
 def hyperband_random(oracle: Oracle, seed: int) -> None:
@@ -93,7 +94,7 @@ def hdbo(oracle: Oracle, seed: int) -> None:
     botorch's ``SingleTaskGP`` has those priors by default. Its input is [instruction || exemplar set's text].
     """
     torch.manual_seed(seed)
-    x = torch.from_numpy(joint_embeddings(oracle)).double()
+    x = torch.from_numpy(joint_embeddings(oracle.table)).double()
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(x))]
     asked, errors = [], []
     for step in count():
@@ -117,8 +118,7 @@ def _bounds(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([x.amin(0), x.amax(0).maximum(x.amin(0) + 1e-6)])
 
 
-def joint_embeddings(oracle: Oracle) -> np.ndarray:
+def joint_embeddings(table: OutcomeTable) -> np.ndarray:
     """(i * s, 2e): instruction and exemplar set of every prompt, in the order of ``table.prompts``."""
-    table = oracle.table
     i, s = len(table.grid.instructions), len(table.grid.exemplar_sets)
     return np.concatenate([np.repeat(table.instruction_embeddings, s, 0), np.tile(table.set_embeddings, (i, 1))], 1)

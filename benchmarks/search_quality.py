@@ -1,8 +1,9 @@
 """How good a prompt each method has found for the same calls: LIPO-E, its rivals, and LIPO-E without each of its parts.
 
 ``python -m benchmarks.search_quality`` replays every search on the tables of real answers in ``benchmarks/tables/``, 30
-seeds each, prints the tables and writes ``benchmarks/results/search_quality.json`` and ``docs/search_quality.png``.
-Errors are normalised: 0 is the best prompt of the grid, 1 the worst. A seed also shuffles the validation examples.
+seeds each, prints the comparison and writes ``benchmarks/results/search_quality.json`` and ``docs/search_quality.png``;
+with ``--parts`` LIPO-E without each of its parts, in ``search_parts.json``. Errors are normalised: 0 is the best prompt
+of the grid, 1 the worst. A seed also shuffles the validation examples.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from benchmarks.hbbops import hbbops
-from benchmarks.lipo_e import VARIANTS, lipo_e, table_space
+from benchmarks.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.machine import write
 from benchmarks.oracle import FULL_EVALUATIONS, Oracle, SpentError, normalised
 from benchmarks.rivals import hdbo, hyperband_random, random_search, successive_halving, tpe
 from benchmarks.tables import FOLDER, OutcomeTable
 
-RESULTS = Path(__file__).parent / "results" / "search_quality.json"
+RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parent.parent / "docs" / "search_quality.png"
-OURS = "LIPO-E"
 RIVALS: dict[str, Callable[[Oracle, int], None]] = {
     "random search": random_search, "TRIPLE-SH": successive_halving, "Hyperband": hyperband_random, "HDBO": hdbo,
     "TPE": tpe, "HbBoPs": hbbops}
@@ -122,7 +122,7 @@ def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
             mean, error = both.mean(0), both.std(0, ddof=1) / len(both) ** 0.5
             result.append({"method": method, "share": share, "validation": mean[0], "validation_se": error[0],
                            "test": mean[1], "test_se": error[1],
-                           "p": p_value(at(curves[OURS], share)[..., 1], at(of_method, share)[..., 1])})
+                           "p": p_value(at(curves[LIPO_E], share)[..., 1], at(of_method, share)[..., 1])})
     return result
 
 
@@ -146,10 +146,10 @@ def plot(curves: dict[str, np.ndarray]) -> None:
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for method in (*RIVALS, OURS):
+    for method in (*RIVALS, LIPO_E):
         mean = curves[method].mean((0, 1))[1]
-        axes.plot(CURVE * FULL_EVALUATIONS, mean, label=method, linewidth=2.5 if method == OURS else 1.2,
-                  color="black" if method == OURS else None)
+        axes.plot(CURVE * FULL_EVALUATIONS, mean, label=method, linewidth=2.5 if method == LIPO_E else 1.2,
+                  color="black" if method == LIPO_E else None)
     axes.set(xlabel="LLM calls, in evaluations of one prompt on all validation examples",
              ylabel="normalised test error", ylim=(0, 0.6))
     axes.grid(alpha=0.3)
@@ -162,16 +162,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tables", type=Path, default=FOLDER)
-    parser.add_argument("--methods", nargs="+", default=[*RIVALS, *VARIANTS], choices=[*RIVALS, *VARIANTS])
+    parser.add_argument("--parts", action="store_true", help="LIPO-E without each of its parts, instead of the rivals")
     arguments = parser.parse_args()
-    methods = list(dict.fromkeys([*arguments.methods, OURS]))
+    methods = list(VARIANTS) if arguments.parts else [*RIVALS, LIPO_E]
     curves = compare(arguments.tables, methods, arguments.seeds, arguments.processes)
     table = rows(curves)
     show(table)
-    if set(methods) == {*RIVALS, *VARIANTS}:
+    if not arguments.parts:
         plot(curves)
-        names = sorted(path.stem for path in arguments.tables.glob("*.safetensors"))
-        write(RESULTS, {"tables": names, "seeds": arguments.seeds, "full_evaluations": FULL_EVALUATIONS, "rows": table})
+    names = sorted(path.stem for path in arguments.tables.glob("*.safetensors"))
+    write(RESULTS / ("search_parts.json" if arguments.parts else "search_quality.json"),
+          {"tables": names, "seeds": arguments.seeds, "full_evaluations": FULL_EVALUATIONS, "rows": table})
 
 
 if __name__ == "__main__":

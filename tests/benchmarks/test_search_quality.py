@@ -4,8 +4,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from benchmarks import search_quality
-from benchmarks.lipo_e import VARIANTS, lipo_e, table_space
+from benchmarks.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.oracle import Oracle, SpentError, normalised
 from benchmarks.record import grid_prompts, make_table, record
 from benchmarks.rivals import successive_halving
@@ -106,7 +105,7 @@ def test_lipo_e_searches_a_grid(variant, table, space):
 def test_rows_have_the_mean_over_tables_and_seeds_and_a_paired_test():
     rng = np.random.default_rng(0)
     base = rng.random((2, 30, 2, 50))
-    curves = {search_quality.OURS: base, "worse": base + 0.1, "same": base}
+    curves = {LIPO_E: base, "worse": base + 0.1, "same": base}
     found = {(row["method"], row["share"]): row for row in rows(curves)}
     assert found["worse", 0.5]["test"] == pytest.approx(at(base, 0.5)[..., 1].mean() + 0.1)
     assert found["worse", 1.0]["p"] < 1e-6 and found["same", 1.0]["p"] == 1
