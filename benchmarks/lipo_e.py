@@ -47,9 +47,9 @@ class ProductGP(JointPromptGP):
 class OneKernelGP(JointPromptGP):
     """One Matern-5/2 over all of z: its second half is a column of zeros, where all prompts are alike."""
 
-    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
+    def fit(self, z: Tensor, *counts: Sequence[int]) -> JointPromptGP:
         self.inst_dim = z.shape[1]
-        return super().fit(pad(z, (0, 1)), errors, evaluated)
+        return super().fit(pad(z, (0, 1)), *counts)
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return super().predict(pad(z, (0, self.inst_dim + 1 - z.shape[1])))  # ``fit`` asks with the column
@@ -69,11 +69,11 @@ class EqualNoiseGP(JointPromptGP):
 class OneFidelityGP(JointPromptGP):
     """Fitted to the highest fidelity that enough prompts have reached, as in HbBoPs."""
 
-    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
-        errors, evaluated = np.asarray(errors), np.asarray(evaluated)
+    def fit(self, z: Tensor, *counts: Sequence[int]) -> JointPromptGP:
+        errors, evaluated, prompt = map(np.asarray, counts)
         reached = [n for n in np.unique(evaluated) if (evaluated == n).sum() >= MIN_OBSERVED]
-        kept = evaluated == max(reached) if reached else np.ones(len(evaluated), bool)
-        return super().fit(z[torch.from_numpy(kept)], errors[kept], evaluated[kept])
+        kept = evaluated == max(reached)
+        return super().fit(z[prompt[kept]], errors[kept], evaluated[kept])
 
 
 class RawSpace:

@@ -194,8 +194,8 @@ class Proposal:
 class Request:
     """``count`` prompts are wanted for the bracket of that index; this is all that they may depend on.
 
-    ``observed``: prompts with their widest observation, in the order of proposal. ``running``: prompts whose next
-    evaluation is under way, some of them among the observed.
+    ``observed``: prompts in the order of proposal, each with its observation at every rung it was at, the narrowest
+    first. ``running``: prompts whose next evaluation is under way, some of them among the observed.
     """
 
     stage: Stage

@@ -71,8 +71,8 @@ class Proposer:
     def propose(self, request: Request) -> list[Proposal]:
         """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
 
-        Randomness depends on the seed of the configuration and on the bracket. Of several observations of one prompt
-        the one at the highest fidelity counts; one without evaluations only keeps its prompt from being proposed again.
+        Randomness depends on the seed of the configuration and on the bracket. An observation without evaluations only
+        keeps its prompt from being proposed again.
         What is running is believed to come out as expected (``greedy_batch``).
         """
         stage, bracket, n = request.stage, request.bracket, request.count
@@ -88,7 +88,7 @@ class Proposer:
                        random_prompts(tuple(self._sources), self._pool, n, rng, taken))
             proposals = self._describe(prompts, stage, bracket)
         else:
-            known = self._fit(rows, request.running, self._space.invert if stage == "invbo" else self._space.encode)
+            known = self._fit(request, self._space.invert if stage == "invbo" else self._space.encode)
             excluded = [prompt for prompt, observation in request.observed if not observation.evaluated]
             written = self._write(known, rows, n, rng) if stage == "invbo" else []
             written = [one for one in written if one.prompt.id not in taken]
@@ -103,16 +103,18 @@ class Proposer:
                            bracket, n, len(proposals))
         return proposals
 
-    def _fit(self, rows: Observed, running: Sequence[Prompt], embed: Any) -> Knowledge:
-        prompts = tuple(prompt for prompt, _ in rows)
+    def _fit(self, request: Request, embed: Any) -> Knowledge:
+        answered = [(prompt, o) for prompt, o in request.observed if o.evaluated]
+        prompts = tuple(dict.fromkeys(prompt for prompt, _ in answered))
+        row = {prompt.id: i for i, prompt in enumerate(prompts)}
         z = embed(prompts)
-        counts = [observation for _, observation in rows]
         gp = self._make_gp(self._space.inst_dim)
-        gp.fit(z, [count.errors for count in counts], [count.evaluated for count in counts])
+        gp.fit(z, [o.errors for _, o in answered], [o.evaluated for _, o in answered],
+               [row[prompt.id] for prompt, _ in answered])
         with torch.no_grad():
             mean = gp.predict(z)[0]
         texts = dict.fromkeys((*self._sources, *(prompt.instruction for prompt in prompts)))
-        return Knowledge(self._space, self._pool, tuple(texts), gp, prompts, z, mean, embed, tuple(running))
+        return Knowledge(self._space, self._pool, tuple(texts), gp, prompts, z, mean, embed, request.running)
 
     def _write(self, known: Knowledge, rows: Observed, n: int, rng: np.random.Generator) -> list[Written]:
         """InvBO's candidates, in a trust region whose length follows from ``rows``.

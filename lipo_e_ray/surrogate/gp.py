@@ -32,7 +32,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
-from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, blocks, fit_prior, measured, shared_noise
 
 logger = logging.getLogger(__name__)
 
@@ -66,18 +66,21 @@ class JointPromptGP:
         self._posterior: Posterior | None = None
         self._hyperparameters: dict[str, Tensor] = {}
 
-    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int]) -> JointPromptGP:
-        """Fit to m prompts: latents (m, d) and integer counts (m,), each prompt once, at its highest fidelity.
+    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int],
+            prompt: Sequence[int] | None = None) -> JointPromptGP:
+        """Fit to m prompts: latents (m, d), and integer counts with the row of ``z`` they belong to (see ``blocks``).
 
-        A fit that fails or gives non-finite numbers keeps the last good hyperparameters (the prior's modes, if there
-        are none) and logs a warning.
+        Give every fidelity a prompt was observed at, not its highest alone. A fit that fails or gives non-finite
+        numbers keeps the last good hyperparameters (the prior's modes, if there are none) and logs a warning.
         """
-        self.prior = fit_prior(errors, evaluated)
-        mean, variance = (torch.from_numpy(values)[:, None] for values in measured(errors, evaluated, self.prior))
-        shared = torch.from_numpy(shared_noise(evaluated, self.prior))
-        if z.shape[0] != mean.shape[0]:
-            raise ValueError(f"expected one latent per count, got {z.shape[0]} latents and {mean.shape[0]} counts")
-        self.model = self._build(z.detach().double(), mean, variance, shared)
+        data = blocks(errors, evaluated, prompt)
+        totals = data.totals()
+        if len(z) != len(totals[0]):
+            raise ValueError(f"expected counts for every latent, got {len(z)} latents, counts of {len(totals[0])}")
+        self.prior = fit_prior(*totals)
+        mean, variance = (torch.from_numpy(values)[:, None] for values in measured(data, self.prior))
+        inputs = (z.detach().double()[data.prompt], mean, variance, torch.from_numpy(shared_noise(data, self.prior)))
+        self.model = self._build(*inputs)
         start = {name: value.detach().clone() for name, value in self.model.named_parameters()} | self._hyperparameters
         _restore(self.model, start)
         try:
@@ -89,7 +92,7 @@ class JointPromptGP:
         if failure:
             source = "the last fit" if self._hyperparameters else "the prior"
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
-            self.model = self._build(z.detach().double(), mean, variance, shared)  # a failed fit leaves any state
+            self.model = self._build(*inputs)  # a failed fit leaves any state
             _restore(self.model, start)
             self._condition()
         else:
@@ -98,7 +101,7 @@ class JointPromptGP:
 
     @property
     def pending_noise(self) -> float:
-        """Variance of one more measurement, besides what all prompts share: the median over the observed ones."""
+        """Variance of one more measurement, besides what all prompts share: the median of all so far."""
         own, shared = self.model.likelihood.noise, self.model.similar_noise.diagonal()
         return float((own + shared).median() * self._spread**2)
 

@@ -28,7 +28,7 @@ class NoiseShares(NamedTuple):
     similar: float
 
 
-SHARES = NoiseShares(0.1, 0.8)
+SHARES = NoiseShares(0.2, 0.4)
 """Measured on recorded answers: docs/log.md, "What prompts have in common"."""
 
 
@@ -92,26 +92,68 @@ def smoothed(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple
     return mean, mean * (1.0 - mean) / (total + 1.0)
 
 
-def measured(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple[NDArray, NDArray]:
-    """What a GP is fitted on: error rates k / b and their sampling variances p (1 - p) / b, both (m,) float64.
+@dataclass(frozen=True)
+class Blocks:
+    """Measurements that have no answer in common: r blocks of examples, each of one prompt; vectors (r,) of integers.
 
-    p is the smoothed rate, so a prompt with no error or nothing but errors has noise too. The rate itself is not
-    smoothed: the GP shrinks it by that noise, and shrinking twice made it too sure (see docs/log.md).
+    Block i: prompt ``prompt[i]`` erred ``errors[i]`` times on the validation examples ``start[i]`` to ``stop[i]``.
     """
-    k, b = _counts(errors, evaluated)
-    p, _ = smoothed(errors, evaluated, prior)
-    return k / b, p * (1.0 - p) / b
+
+    prompt: NDArray
+    start: NDArray
+    stop: NDArray
+    errors: NDArray
+
+    @property
+    def size(self) -> NDArray:
+        """Examples of each block, (r,)."""
+        return self.stop - self.start
+
+    def totals(self) -> tuple[NDArray, NDArray]:
+        """Errors and evaluations of each of m prompts, both (m,)."""
+        return tuple(np.bincount(self.prompt, counts).astype(int) for counts in (self.errors, self.size))
 
 
-def shared_noise(evaluated: ArrayLike, prior: BetaPrior) -> NDArray:
-    """Covariance (m, m) of error rates if only examples, and not prompts, made answers right or wrong.
+def blocks(errors: ArrayLike, evaluated: ArrayLike, prompt: ArrayLike | None = None) -> Blocks:
+    """What each observation adds to the narrower ones of its prompt: a fidelity is a prefix of one order of examples.
 
-    A fidelity is a prefix, so of two prompts the one with fewer examples was asked nothing that the other was not:
-    v / max(b, b'), with v the variance p (1 - p) of an answer at the prior's mean. (With each prompt's own p the fit
-    is drawn towards those that are nearly always wrong or right: Peelle's puzzle.)
+    Args:
+        errors, evaluated: integer counts; ``prompt``: whose, 0..m-1, every one at least once; by default each its own.
+
+    A prompt went up because it did well on its first examples, so those must be seen beside those of the prompts that
+    did not: from its widest observation alone the first examples look harder than the later ones, to all prompts.
     """
-    b = np.asarray(evaluated)
-    return prior.mean * (1 - prior.mean) / np.maximum(b[:, None], b)
+    _counts(errors, evaluated)
+    k, b = np.asarray(errors), np.asarray(evaluated)
+    of = np.arange(len(k)) if prompt is None else np.asarray(prompt)
+    order = np.lexsort((b, of))
+    k, b, of = k[order], b[order], of[order]
+    again = np.concatenate([[False], of[1:] == of[:-1]])
+    narrower, before = (np.where(again, np.roll(counts, 1), 0) for counts in (b, k))
+    new = b > narrower
+    if np.any(k < before) or np.any(k - before > b - narrower):
+        raise ValueError("expected each observation of a prompt to contain its narrower ones, got counts that do not")
+    return Blocks(of[new], narrower[new], b[new], (k - before)[new])
+
+
+def measured(of: Blocks, prior: BetaPrior) -> tuple[NDArray, NDArray]:
+    """What a GP is fitted on: error rates k / n and their sampling variances p (1 - p) / n, both (r,) float64.
+
+    p is the prompt's smoothed rate on all its examples, so a prompt with no error or nothing but errors has noise too.
+    The rate itself is not smoothed: the GP shrinks it by that noise, and shrinking twice made it too sure.
+    """
+    p, _ = smoothed(*of.totals(), prior)
+    return of.errors / of.size, (p * (1.0 - p))[of.prompt] / of.size
+
+
+def shared_noise(of: Blocks, prior: BetaPrior) -> NDArray:
+    """Covariance (r, r) of error rates if only examples, and not prompts, made answers right or wrong.
+
+    v times the share of all pairs of their examples that are the same one, v the variance p (1 - p) of an answer at the
+    prior's mean. (With each prompt's own p the fit is drawn to prompts nearly always wrong or right: Peelle's puzzle.)
+    """
+    common = np.minimum(of.stop[:, None], of.stop) - np.maximum(of.start[:, None], of.start)
+    return prior.mean * (1 - prior.mean) * common.clip(0) / np.outer(of.size, of.size)
 
 
 def _counts(errors: ArrayLike, evaluated: ArrayLike) -> tuple[NDArray, NDArray]:

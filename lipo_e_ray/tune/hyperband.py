@@ -24,7 +24,7 @@ __all__ = ["Action", "Bracket", "Evaluate", "Hyperband", "Propose", "Rung", "Sna
 class Propose:
     """``count`` prompts are wanted for the first rung of ``bracket``.
 
-    ``observed``: each prompt's widest observation that the proposals may depend on, in the order of proposal.
+    ``observed``: all that the proposals may depend on, prompts in the order of proposal, each at every rung it was at.
     ``running``: prompts whose next evaluation is under way.
     """
 
@@ -194,7 +194,8 @@ class Hyperband:
                 self._races.append(Race(self._brackets[position], ()))
                 continue
             running = (race.running_after(seen) for race, seen in self._seen_at(position))
-            self._wanted = Propose(bracket, bracket.rungs[0].size, tuple(known.observed.values()),
+            observed = tuple(observation for of_one in known.observed.values() for observation in of_one)
+            self._wanted = Propose(bracket, bracket.rungs[0].size, observed,
                                    tuple(dict.fromkeys(prompt_id for ids in running for prompt_id in ids)))
 
     def _is_due(self, position: int) -> bool:

@@ -55,16 +55,16 @@ class Known:
         self._top = top
         self.calls = 0
         self.charged: dict[str, int] = {}
-        self.observed: dict[str, Observation] = {}
+        self.observed: dict[str, list[Observation]] = {}  # of each prompt, each wider than the one before
         self.complete: dict[str, Observation] = {}
 
     def add(self, fidelity: int, prompt_id: str, evaluation: Evaluation) -> None:
         """Take in one prompt at one rung."""
         self.calls += max(0, fidelity - self.charged.get(prompt_id, 0))
         self.charged[prompt_id] = max(fidelity, self.charged.get(prompt_id, 0))
-        observation, widest = evaluation.observation, self.observed.get(prompt_id)
-        if observation.evaluated and (widest is None or widest.evaluated < observation.evaluated):
-            self.observed[prompt_id] = observation
+        observation, earlier = evaluation.observation, self.observed.get(prompt_id, [])
+        if observation.evaluated > (earlier[-1].evaluated if earlier else 0):
+            self.observed[prompt_id] = [*earlier, observation]
         if fidelity == self._top and not evaluation.failed:
             self.complete[prompt_id] = observation
 

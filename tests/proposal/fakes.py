@@ -8,6 +8,7 @@ import torch
 from lipo_e_ray.config import ProposalConfig, RunConfig
 from lipo_e_ray.latent.inversion import Inversion
 from lipo_e_ray.proposal.proposer import Proposer
+from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.types import Example, Observation, Prompt, Task, digest
 
 WORDS = (("solve", "read", "answer", "check", "compute"), ("the", "each", "this"), ("problem", "question", "numbers"),
@@ -116,4 +117,5 @@ KNOWN = {text: "seed" if i < 4 else "ape" for i, text in enumerate(TEXTS[::6])} 
 def make_proposer(seed=0, limit=4, proposal=SMALL, known=KNOWN, **changes) -> Proposer:
     config = RunConfig(seed=seed, max_exemplars=changes.get("max_exemplars", 4), proposal=proposal)
     task = Task("fake", POOL, (), (), "numeric")
-    return Proposer(task, config, known, lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)))
+    return Proposer(task, config, known, lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)),
+                    make_gp=changes.get("make_gp", JointPromptGP))

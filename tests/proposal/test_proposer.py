@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lipo_e_ray.config import ProposalConfig
+from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.types import Observation, Prompt, Request
 from tests.proposal.fakes import (
     KNOWN,
@@ -113,13 +114,21 @@ def test_prompts_without_an_answer_are_not_proposed_again_nor_fitted():
     assert "mean" not in few[0].info
 
 
-def test_the_highest_fidelity_of_a_prompt_counts():
-    low = [(prompt, Observation(prompt.id, 8, 8)) for prompt, _ in OBSERVED]
-    expected = make_proposer().propose(ask("hyperband", 1, 4, OBSERVED))
-    for first, second in ((low, OBSERVED), (OBSERVED, low)):
-        observed = [pair for pairs in zip(first, second, strict=True) for pair in pairs]
-        proposals = make_proposer().propose(ask("hyperband", 1, 4, observed))
-        assert [(p, p.info) for p in proposals] == [(p, p.info) for p in expected]
+def test_the_surrogate_is_given_every_rung_of_a_prompt():
+    seen = []
+
+    class Spy(JointPromptGP):
+        def fit(self, z, errors, evaluated, prompt=None):
+            seen.append((len(z), list(zip(prompt, evaluated, errors, strict=True))))
+            return super().fit(z, errors, evaluated, prompt)
+
+    wider = [(prompt, Observation(prompt.id, o.errors + 1, o.evaluated + 8)) for prompt, o in OBSERVED]
+    observed = [pair for pairs in zip(OBSERVED, wider, strict=True) for pair in pairs]
+    make_proposer(make_gp=Spy).propose(ask("hyperband", 1, 4, observed))
+    (m, counts), = seen
+    assert m == len(OBSERVED)
+    assert counts == [(i, o.evaluated, o.errors) for i, pair in enumerate(zip(OBSERVED, wider, strict=True))
+                      for _, o in pair]
 
 
 def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):

@@ -7,7 +7,7 @@ from botorch.exceptions.errors import ModelFittingError
 
 from benchmarks.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
-from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, blocks, fit_prior, measured, shared_noise
 
 M = 120
 Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
@@ -40,9 +40,9 @@ def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
     gp = JointPromptGP(16)
     for m in (20, 50, 30):
         gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
-        _, variance = measured(ERRORS[:m], EVALUATED[:m], fit_prior(ERRORS[:m], EVALUATED[:m]))
         prior, scale = fit_prior(ERRORS[:m], EVALUATED[:m]), gp.model.outcome_transform.stdvs.squeeze() ** 2
-        shared = shared_noise(EVALUATED[:m], prior)
+        of = blocks(ERRORS[:m], EVALUATED[:m])
+        (_, variance), shared = measured(of, prior), shared_noise(of, prior)
         noise = (1 - sum(SHARES)) * np.diag(variance) + SHARES.everyone * shared
         np.testing.assert_allclose(gp.model.noise_covariance * scale, noise, rtol=1e-9)
         np.testing.assert_allclose(gp.model.similar_noise * scale, SHARES.similar * shared, rtol=1e-9)
@@ -56,6 +56,17 @@ def test_a_hard_prefix_is_not_held_against_those_who_saw_nothing_else():
     alone, shared = (JointPromptGP(16, shares=shares).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
                      for shares in (NoiseShares(0.0, 0.0), SHARES))
     assert shared < alone - 0.1
+
+
+def test_who_went_up_does_not_make_the_first_examples_look_hard():
+    """Ten prompts err 3 times in 10 and are asked 90 more, thirty err 7 times in 10 and are not: on the same ten."""
+    z = 0.1 * torch.randn(40, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z[:10] += 1
+    first, top = [3] * 10 + [7] * 30, [30] * 10
+    every = JointPromptGP(16).fit(z, [*first, *top], [10] * 40 + [100] * 10, [*range(40), *range(10)])
+    widest = JointPromptGP(16).fit(z, [*top, *first[10:]], [100] * 10 + [10] * 30)
+    left_below = [float(gp.predict(z[10:])[0].mean()) for gp in (every, widest)]
+    assert left_below[0] > 0.5 and left_below[1] < 0.4  # the mean of all is 0.46 on 10 examples, 0.3 on more
 
 
 def test_many_like_prompts_on_few_examples_are_not_many_measurements():
@@ -153,5 +164,5 @@ def test_a_failing_fit_falls_back_and_says_so(broken, source, caplog):
 
 
 def test_lengths_must_agree():
-    with pytest.raises(ValueError, match="one latent per count"):
+    with pytest.raises(ValueError, match="counts for every latent"):
         JointPromptGP(16).fit(Z[:5], ERRORS[:4], EVALUATED[:4])

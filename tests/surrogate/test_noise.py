@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, fit_prior, measured, shared_noise, smoothed
+from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, blocks, fit_prior, measured, shared_noise, smoothed
 
 
 def test_smoothed_against_hand_computed_numbers():
@@ -13,7 +13,7 @@ def test_smoothed_against_hand_computed_numbers():
 
 def test_measured_against_hand_computed_numbers():
     # prior (1, 3): p = (0 + 1) / (8 + 4) = 1/12 and (6 + 1) / (12 + 4) = 7/16
-    rate, variance = measured([0, 6], [8, 12], BetaPrior(1.0, 3.0))
+    rate, variance = measured(blocks([0, 6], [8, 12]), BetaPrior(1.0, 3.0))
     np.testing.assert_allclose(rate, [0.0, 0.5])
     np.testing.assert_allclose(variance, [1 / 12 * 11 / 12 / 8, 7 / 16 * 9 / 16 / 12])
 
@@ -84,9 +84,26 @@ def test_improper_prior_is_refused():
         BetaPrior(0.0, 2.0)
 
 
-def test_shared_noise_is_that_of_prefix_means_of_the_same_examples():
+def test_blocks_are_what_each_observation_adds():
+    of = blocks([9, 3, 5, 7, 9], [40, 10, 10, 20, 40], [1, 0, 1, 0, 1])  # prompt 1 was seen twice on the same 40
+    rows = list(zip(of.prompt.tolist(), of.start.tolist(), of.stop.tolist(), of.errors.tolist(), strict=True))
+    assert rows == [(0, 0, 10, 3), (0, 10, 20, 4), (1, 0, 10, 5), (1, 10, 40, 4)]
+    assert of.totals()[0].tolist() == [7, 9] and of.totals()[1].tolist() == [20, 40]
+    # p of prompt 0 is (7 + 1) / (20 + 4) = 1/3, in both of its blocks
+    rate, variance = measured(of, BetaPrior(1.0, 3.0))
+    np.testing.assert_allclose(rate, [0.3, 0.4, 0.5, 4 / 30])
+    np.testing.assert_allclose(variance[:2], 2 / 9 / 10)
+
+
+@pytest.mark.parametrize(("errors", "evaluated"), [([3, 2], [10, 20]), ([3, 14], [10, 20])])
+def test_observations_that_do_not_contain_each_other_are_refused(errors, evaluated):
+    with pytest.raises(ValueError, match="contain its narrower ones"):
+        blocks(errors, evaluated, [0, 0])
+
+
+def test_shared_noise_is_that_of_means_over_the_same_examples():
     rng = np.random.default_rng(0)
     difficulties = rng.random((20_000, 32)) < 0.3  # whether an example is hard, for all prompts alike
-    lengths = [4, 8, 32]
-    rates = np.stack([difficulties[:, :b].mean(1) for b in lengths])
-    np.testing.assert_allclose(shared_noise(lengths, BetaPrior(3, 7)), np.cov(rates), rtol=0.05)
+    of = blocks([1, 2, 3, 4, 5], [4, 8, 32, 8, 32], [0, 1, 1, 2, 3])
+    rates = np.stack([difficulties[:, start:stop].mean(1) for start, stop in zip(of.start, of.stop, strict=True)])
+    np.testing.assert_allclose(shared_noise(of, BetaPrior(3, 7)), np.cov(rates), rtol=0.05, atol=3e-4)

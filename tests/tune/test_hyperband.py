@@ -184,7 +184,7 @@ def test_a_bracket_opens_while_the_one_before_it_runs_and_knows_what_was_complet
     step(hyperband, dict.fromkeys("efg", 9))
     wanted = hyperband.actions()[0]
     assert wanted.bracket.index == 2
-    assert [o.evaluated for o in wanted.observed if o.prompt_id in "ab"] == [20, 20]
+    assert [o.evaluated for o in wanted.observed if o.prompt_id in "ab"] == [10, 20, 10, 20]
     assert len(wanted.running) == 2  # the last one of each bracket
 
 

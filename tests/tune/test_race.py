@@ -50,12 +50,12 @@ def test_the_pace_does_not_run_in_the_last_rung_nor_twice():
     assert race(["a", "king"], "king").runners() == ("a", "king")
 
 
-def test_known_keeps_the_widest_observation_and_charges_what_is_new():
+def test_known_keeps_what_each_rung_adds_and_charges_what_is_new():
     known = Known("seed", top=40)
     for fidelity, failed in ((10, 0), (40, 0), (20, 0)):
         known.add(fidelity, "a", Evaluation(Observation("a", fidelity // 4, fidelity), failed, 0))
     known.add(40, "b", Evaluation(Observation("b", 0, 39), 1, 0))
     known.add(10, "c", Evaluation(Observation("c", 0, 0), 10, 0))
     assert known.calls == 40 + 40 + 10
-    assert list(known.observed.values()) == [Observation("a", 10, 40), Observation("b", 0, 39)]
+    assert known.observed == {"a": [Observation("a", 2, 10), Observation("a", 10, 40)], "b": [Observation("b", 0, 39)]}
     assert known.incumbent() == Observation("a", 10, 40), "a failed call is no complete score"
