@@ -16,6 +16,7 @@ set -euo pipefail
 # EDIT: what of the working folder stays here (a JSON list of .gitignore patterns).
 EXCLUDES='[".git/", ".venv/", "runs/", "__pycache__/", "*.sqlite"]'
 # EDIT: environment of the job and its engines, for example "HF_HOME": "/home/ray/runs/hub" to keep downloaded models.
+# Ray logs it, so no secrets: give those to the nodes.
 # After `ray job stop` a job has RAY_JOB_STOP_WAIT_TIME_S seconds to say how to go on (Ray's default, 3, is short).
 ENV_VARS='{"RAY_JOB_STOP_WAIT_TIME_S": "30"}'
 

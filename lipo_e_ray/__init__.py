@@ -4,6 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# A Ray that this package starts itself asks for a token. Here, because Ray reads the mode once, when it is imported.
-if "RAY_ADDRESS" not in os.environ:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+# A Ray that this package starts or joins asks for a token. Here, because Ray reads the mode once, when it is imported.
+os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -34,6 +34,9 @@ NumInstructions = Annotated[int | None, typer.Option("--ape-num-instructions", h
 Iterations = Annotated[int | None, typer.Option("--iterations", help="InvBO iterations; 0: none.")]
 UseApe = Annotated[bool, typer.Option("--use-ape/--no-use-ape", help="Let the LLM write instructions.")]
 Instructions = Annotated[Path | None, typer.Option("--instructions", help="Your own instructions, one a line.")]
+Metric = Annotated[str | None, typer.Option(help=(
+    "How answers are judged: numeric, choice, text, or your own module:function; default: what fits the answers."))]
+SameMetric = Annotated[str | None, typer.Option("--metric", help="The run's own module:function, if it has one.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Engines = Annotated[int, typer.Option(help="vLLM engines; 0: one per GPU that the cluster has or gets.")]
 TensorParallel = Annotated[int, typer.Option("--tensor-parallel", help="GPUs per engine.")]
@@ -45,13 +48,13 @@ Address = Annotated[str | None, typer.Option(help=(
 def configure(
     profile: str, task: str | None, model: str | None, seed: int, max_llm_calls: int, qa_pool_size: int | None,
     ape_num_instructions: int | None, iterations: int | None, use_ape: bool, instructions: Path | None,
-    engines: int = 0, tensor_parallel: int = 1,
+    engines: int = 0, tensor_parallel: int = 1, metric: str | None = None,
 ) -> RunConfig:
     """The profile with what the flags change. Raises ``InputError``."""
     if profile not in PROFILES:
         raise InputError(f"--profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
     base = PROFILES[profile]
-    given = {"name": task, "pool_size": qa_pool_size}
+    given = {"name": task, "pool_size": qa_pool_size, "metric": metric}
     return replace(
         base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,
         instructions_file=str(instructions.resolve()) if instructions else "",
@@ -73,14 +76,15 @@ def run(
     profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
     qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
     use_ape: UseApe = True, instructions: Instructions = None, engines: Engines = 0,
-    tensor_parallel: TensorParallel = 1, address: Address = None,
+    tensor_parallel: TensorParallel = 1, address: Address = None, metric: Metric = None,
     output: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-MODEL-seedN.")] = None,
 ) -> None:
     """Search for the best prompt; the same command again continues where it stopped."""
     config = configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
-                       use_ape, instructions, engines, tensor_parallel)
+                       use_ape, instructions, engines, tensor_parallel, metric)
     folder = output or default_output(config)
-    here = _enter(address, folder, "resume", config=config)  # `run` on the cluster: the folder there has the config
+    # On a cluster `run` is `resume`: the folder there has the config.
+    here = _enter(address, folder, "resume", *_named(metric), config=config)
     from lipo_e_ray.run import run_search_job
 
     run_search_job(config, RunFolder(folder), address=here)
@@ -90,23 +94,23 @@ def run(
 def plan(
     profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
     qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
-    use_ape: UseApe = True, instructions: Instructions = None,
+    use_ape: UseApe = True, instructions: Instructions = None, metric: Metric = None,
 ) -> None:
     """Show the schedule and its cost in LLM calls, tokens and time; nothing is paid."""
     from lipo_e_ray.plan import print_plan
 
     check_install()
     print_plan(configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
-                         use_ape, instructions))
+                         use_ape, instructions, metric=metric))
 
 
 @app.command()
-def resume(folder: Folder, address: Address = None) -> None:
+def resume(folder: Folder, address: Address = None, metric: SameMetric = None) -> None:
     """Continue an interrupted run; no LLM call that was answered is made again."""
-    here = _enter(address, folder, "resume")
+    here = _enter(address, folder, "resume", *_named(metric))
     from lipo_e_ray.run import run_search_job
 
-    run_search_job(RunFolder(folder).load_config(), RunFolder(folder), address=here)
+    run_search_job(RunFolder(folder).config_to_run(metric), RunFolder(folder), address=here)
 
 
 @app.command()
@@ -121,14 +125,20 @@ def report(folder: Folder) -> None:
 @app.command()
 def evaluate(
     folder: Folder, split: Annotated[str, typer.Option(help="validation or test.")] = "test", address: Address = None,
+    metric: SameMetric = None,
 ) -> None:
     """Measure the best prompt on a whole split; what the ledger knows is not asked again."""
     if split not in ("validation", "test"):
         raise InputError(f"--split: expected validation or test, got {split!r}")
-    here = _enter(address, folder, "evaluate", "--split", split)
+    here = _enter(address, folder, "evaluate", "--split", split, *_named(metric))
     from lipo_e_ray.run import evaluate_best
 
-    evaluate_best(RunFolder(folder), split, here)
+    evaluate_best(RunFolder(folder), split, here, metric)
+
+
+def _named(metric: str | None) -> tuple[str, ...]:
+    """``--metric`` for the command that runs on the cluster instead."""
+    return () if metric is None else ("--metric", metric)
 
 
 def _enter(address: str | None, folder: Path, command: str, *options: str, config: RunConfig | None = None) -> str:

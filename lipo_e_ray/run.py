@@ -57,9 +57,12 @@ def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | No
     print(f"best prompt: {folder.best_prompt_file}\nreport: {folder.path / 'report.html'}\n{final_line(records)}")
 
 
-def evaluate_best(folder: RunFolder, split: str, address: str | None = None) -> None:
-    """Measure the best prompt of a run on all of ``split`` and print its accuracy. Raises ``InputError``."""
-    config = folder.load_config()
+def evaluate_best(folder: RunFolder, split: str, address: str | None = None, metric: str | None = None) -> None:
+    """Measure the best prompt of a run on all of ``split`` and print its accuracy. Raises ``InputError``.
+
+    ``metric``: see ``RunFolder.config_to_run``.
+    """
+    config = folder.config_to_run(metric)
     best = _read(folder).best
     if best is None:
         raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lipo_e_ray.config import RunConfig, from_dict, to_dict
+from lipo_e_ray.data.answers import is_user_metric
 from lipo_e_ray.types import InputError
 
 MAY_CHANGE = {"engines"}  # how fast a run goes, not what it finds
@@ -49,6 +50,18 @@ class RunFolder:
             raise InputError(f"{self.config_file}: expected JSON, got {error}; restore the file or start a new "
                              "run in another folder") from None
         return from_dict(data)
+
+    def config_to_run(self, metric: str | None) -> RunConfig:
+        """``load_config``, with the ``--metric`` of the command, if any, held against it.
+
+        A folder may come from somebody else, so it never decides alone which code is imported. Raises ``InputError``.
+        """
+        config = self.load_config()
+        own = config.task.metric
+        if metric != own and (metric is not None or is_user_metric(own)):
+            raise InputError(f"{self.path}: expected --metric {own}, the run's own (code is imported only where the "
+                             f"command names it), got {metric or 'none'}")
+        return config
 
     def claim(self, config: RunConfig) -> IO[str]:
         """Make this the folder of ``config`` and lock it; keep the returned file open for as long as the run lasts.

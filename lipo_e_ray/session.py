@@ -15,6 +15,7 @@ from types import FrameType
 
 import grpc
 import ray
+from ray._private import ray_constants
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config
@@ -47,9 +48,10 @@ def choose_address(address: str | None) -> str:
 def ray_session(address: str | None = None) -> Iterator[None]:
     """The cluster this process is connected to, else the one at ``address`` (see ``choose_address``).
 
-    ``local`` is a private Ray on this machine: no dashboard, asks for a token (file mode 0600; the package turned
-    token mode on when it was imported), ends with the block. Raises ``InputError`` when there is no cluster at the
-    address, when it refuses the token, or for ``ray://`` (see ``remote``).
+    ``local`` is a private Ray on this machine: no dashboard, listens on 127.0.0.1 only, asks for a token (file mode
+    0600; the package turned token mode on when it was imported), ends with the block. Raises ``InputError`` when there
+    is no cluster at the address, when it refuses the token, when others can read the token's file, or for ``ray://``
+    (see ``remote``).
     """
     if ray.is_initialized():
         yield
@@ -61,7 +63,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     with _private_token() if address == "local" else contextlib.nullcontext():
         if address == "local":
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
-            with _sigterm_kept():
+            with _sigterm_kept(), _on_loopback():
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
             _join(address)
@@ -76,6 +78,7 @@ def _private_token() -> Iterator[None]:
     """A token of its own for one Ray, unless the user has one; Ray keeps what it read of an earlier one."""
     Config.initialize("")  # reads RAY_AUTH_MODE again: Ray may have been imported before this package set it
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        _check_token_file()
         yield
         return
     with tempfile.TemporaryDirectory(prefix="lipo-") as private:
@@ -91,6 +94,28 @@ def _private_token() -> Iterator[None]:
             AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _check_token_file() -> None:
+    """Raises ``InputError`` where others can read the user's token: `ray get-auth-token` leaves that to the umask."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if "RAY_AUTH_TOKEN" not in os.environ and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
+        raise InputError(f"{path}: expected a token that only you can read (mode 600), got mode {mode:o}; "
+                         f"run: chmod 600 {path}")
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray that starts in the block listens on 127.0.0.1 only, as it does by default on macOS and Windows.
+
+    Asked for that address (``_node_ip_address``), Ray 2.60 takes the machine's own instead and listens everywhere.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def check_address(address: str | None) -> str:
     """The address as ``choose_address`` gives it, ``auto`` found. Raises ``InputError`` where no Ray takes us."""
     chosen = choose_address(address)
@@ -101,6 +126,7 @@ def check_address(address: str | None) -> str:
             raise InputError("--address auto: found no Ray that runs on this machine; start one with `ray start "
                              "--head`, or leave --address away") from None
     if chosen != "local":
+        _check_token_file()
         check_answers(chosen)
     return chosen
 

@@ -1,9 +1,12 @@
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 
 from lipo_e_ray.cli import configure, default_output, main
-from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, to_dict
+from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import InputError
 
 FLAGS = {"task": None, "model": None, "seed": 0, "max_llm_calls": 0, "qa_pool_size": None,
@@ -42,6 +45,44 @@ def test_engines_and_tensor_parallel():
     config = configure("demo", **FLAGS, engines=4, tensor_parallel=2)
     assert (config.engines, config.model.tensor_parallel) == (4, 2)
     assert config.model.name == PROFILES["demo"].model.name
+
+
+def test_the_users_own_metric():
+    assert configure("demo", **FLAGS, metric="mine:judge").task.metric == "mine:judge"
+    assert configure("demo", **FLAGS).task.metric == "auto"
+
+
+MINE = """
+from pathlib import Path
+Path("imported").touch()
+def judge(output, reference):
+    return True
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A run folder from somebody else beside a module, in the working directory, that tells when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(MINE)
+    task = TaskConfig(write_task(tmp_path / "task"), 0, 0, 0, "mine:judge")
+    config = replace(PROFILES["demo"], task=task, hyperband=HyperbandConfig(b_min=99))  # refused once the task is read
+    RunFolder(tmp_path / "run").claim(config).close()
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize(("command", "imported", "message"), [
+    (("resume", "run"), False, "expected --metric mine:judge"),
+    (("evaluate", "run"), False, "expected --metric mine:judge"),
+    (("report", "run"), False, "ledger"),
+    (("resume", "run", "--metric", "mine:judge"), True, "b_min"),
+])
+def test_a_run_folder_alone_has_no_code_imported(capsys, hostile, command, imported, message):
+    status, err = ended(capsys, *command)
+    assert (status, (hostile / "imported").exists()) == (2, imported), err
+    assert message in err and err.count("\n") == 1
 
 
 def test_unknown_profile():
@@ -117,6 +158,16 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch, tmp_path, command):
     monkeypatch.setattr("lipo_e_ray.cli._enter", interrupted)
     arguments = [] if command == "run" else [str(tmp_path)]
     assert ended(capsys, command, *arguments) == (130, "")
+
+
+@pytest.mark.parametrize("command", [("run",), ("resume", "there"), ("evaluate", "there")])
+def test_a_command_on_a_cluster_names_the_metric_too(monkeypatch, command):
+    sent = []
+    monkeypatch.setattr("lipo_e_ray.session.check_address", lambda address: address)
+    monkeypatch.setattr("lipo_e_ray.remote.run_remotely", lambda *arguments: sent.extend(arguments[3]) or 0)
+    with pytest.raises(SystemExit):
+        main([*command, "--metric", "mine:judge", "--address", "ray://head:10001"])
+    assert sent[-2:] == ["--metric", "mine:judge"]
 
 
 def test_a_run_on_a_cluster_does_not_start_again_here(capsys, tmp_path):

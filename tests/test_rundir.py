@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from lipo_e_ray.config import PROFILES, RunConfig, VAEConfig
+from lipo_e_ray.config import PROFILES, RunConfig, TaskConfig, VAEConfig
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import InputError
 
@@ -32,6 +34,25 @@ def test_another_number_of_engines_is_the_same_run(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim(RunConfig()).close()
     folder.claim(RunConfig(engines=4)).close()
+
+
+def folder_with(path, metric):
+    folder = RunFolder(path)
+    folder.claim(replace(PROFILES["demo"], task=TaskConfig("arithmetic", metric=metric))).close()
+    return folder
+
+
+@pytest.mark.parametrize(("own", "named"), [
+    ("auto", None), ("numeric", "numeric"), ('choice:["a"]', None), ("m:f", "m:f"),
+])
+def test_the_metric_to_run_with(tmp_path, own, named):
+    assert folder_with(tmp_path, own).config_to_run(named).task.metric == own
+
+
+@pytest.mark.parametrize(("own", "named"), [("m:f", None), ("m:f", "m:g"), ("m:f", "text"), ("auto", "m:f")])
+def test_a_folder_alone_names_no_code(tmp_path, own, named):
+    with pytest.raises(InputError, match=f"expected --metric {own}, .*, got {named or 'none'}"):
+        folder_with(tmp_path, own).config_to_run(named)
 
 
 def test_a_folder_that_is_no_run(tmp_path):

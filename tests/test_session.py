@@ -57,6 +57,32 @@ def test_a_private_cluster_with_a_token_only_its_owner_reads():
     assert done.stdout.splitlines() == 2 * ["0o600 42", "False False False"], done.stderr
 
 
+@pytest.mark.parametrize("where", ["home", "variable"])
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_token_that_others_can_read_is_refused(monkeypatch, tmp_path, where, mode):
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0" * 64)
+    token.chmod(mode)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("a Ray was started"))
+    asked = []  # not the real one: Ray would keep this token for the tests to come
+    monkeypatch.setattr("lipo_e_ray.session.check_answers", asked.append)
+    if where == "home":
+        monkeypatch.setenv("HOME", str(tmp_path))
+    else:
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        with pytest.raises(InputError, match=f"got mode {mode:o}; run: chmod 600"), ray_session("local"):
+            pass
+    with pytest.raises(InputError, match=f"got mode {mode:o}; run: chmod 600"):
+        check_address("127.0.0.1:1")
+    assert not asked
+    token.chmod(0o600)
+    assert check_address("127.0.0.1:1") == "127.0.0.1:1" and asked
+
+
 def test_sigterm_interrupts_a_driver_too():
     """Ray's own handler would end the process on the spot, with a stack trace of its own."""
     done = run_script(STOPPED)

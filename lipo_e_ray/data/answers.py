@@ -174,9 +174,15 @@ def choice_name(examples: Sequence[Example]) -> str:
     return "choice:" + json.dumps(sorted({_label(example.answer) for example in examples}), ensure_ascii=False)
 
 
+def is_user_metric(name: str) -> bool:
+    """Whether ``name`` is a ``module:function``: ``get_metric`` would run code that is not this package's."""
+    return ":" in name and not name.startswith("choice:")
+
+
 def get_metric(name: str) -> Metric:
     """The metric ``name`` stands for: ``numeric``, ``text``, ``choice:[...]`` or ``module:function``.
 
+    The last is imported: take it from the user's command line, from a run folder only by ``RunFolder.config_to_run``.
     Raises ``InputError`` when there is none, or when the user's function cannot be imported.
     """
     if name == "numeric":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lipo_e_ray.config import TaskConfig
-from lipo_e_ray.data.answers import choice_name, choose_metric, get_metric
+from lipo_e_ray.data.answers import choice_name, choose_metric, get_metric, is_user_metric
 from lipo_e_ray.data.arithmetic import generate_arithmetic
 from lipo_e_ray.types import Example, InputError, Status, Task
 
@@ -100,7 +100,7 @@ def _metric(wanted: str, rows: list[_Row]) -> str:
     examples = [row.example for row in rows]
     name = {"auto": choose_metric, "choice": choice_name}.get(wanted, lambda _: wanted)(examples)
     judge = get_metric(name)
-    if name.partition(":")[0] not in ("numeric", "text", "choice"):
+    if is_user_metric(name):
         return name  # the user's own function decides what a reference is
     for row in rows:
         answer = row.example.answer

@@ -42,6 +42,10 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, on the CPU only; unset, vLLM takes most of the machine's memory
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # unset, a core computes nothing: of two, that is 40% of the answers
     "TOKENIZERS_PARALLELISM": "false",
+    # An engine's processes are on one node. Unset, torch listens for them where the host's name points to, NCCL on the
+    # first network interface.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 # Compiling takes longer than the demo. A prefix is cached in whole blocks: of 64 prompts with 8 exemplars the default
 # block of 128 tokens left 26% of the tokens to compute, 32 leaves 11%.

@@ -1,10 +1,13 @@
 """A small run, every number of which can be checked by hand: full fidelity 8, test split of 10."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.config import PROFILES, RunConfig, to_dict
 from lipo_e_ray.results.ledger import Ledger, RungResult
 from lipo_e_ray.types import (
     Completion,
@@ -67,12 +70,16 @@ PROPOSALS = {
 }
 
 
-@pytest.fixture(scope="session")
-def run_dir(tmp_path_factory):
-    """The run folder; only read it, or copy it."""
-    folder = tmp_path_factory.mktemp("run")
-    with Ledger(folder / "ledger.sqlite", Fingerprints("a-model", "a-sampling", "a-template")) as ledger:
-        p = PROPOSALS
+def worded(one: Proposal, words: Callable[[str], str]) -> Proposal:
+    exemplars = tuple(Example(words(e.question), words(e.answer)) for e in one.prompt.exemplars)
+    return replace(one, prompt=Prompt(words(one.prompt.instruction), exemplars))
+
+
+def write_run(folder: Path, config: RunConfig = PROFILES["demo"], words: Callable[[str], str] = str) -> None:
+    """``words``: what becomes of each text of the user's, the model's and the engine's."""
+    fingerprints = Fingerprints(*map(words, ("a-model", "a-sampling", "a-template")))
+    with Ledger(folder / "ledger.sqlite", fingerprints) as ledger:
+        p = {name: worded(one, words) for name, one in PROPOSALS.items()}
         writer = Writer(ledger)
         writer.bracket(0, {p["A"]: "cwwwcwww", p["B"]: "wuww"})
         writer.bracket(1, {p["C"]: "ccwwccww", p["D"]: "cccwccww"})
@@ -81,9 +88,16 @@ def run_dir(tmp_path_factory):
         writer.answers(p["A"].prompt, "test", "cccwwwwwww")
         writer.answers(p["D"].prompt, "test", "ccwccccccw")
         ledger.record_outcomes("validation", [
-            Outcome(p["E"].prompt.id, "validation4", Status.FAILED, "", "timed\nout")])
-        ledger.record_generation("g", Completion("By the model.", "", 40, 0, 6))
+            Outcome(p["E"].prompt.id, "validation4", Status.FAILED, "", words("timed\nout"))])
+        ledger.record_generation("g", Completion(words("By the model."), "", 40, 0, 6))
     (folder / "latent").mkdir()
     (folder / "latent" / "vae_loss.json").write_text('{"train": [3, 2, 1], "validation": [4.0, 2.5, 2.75]}')
-    (folder / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"])))
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory):
+    """The run folder; only read it, or copy it."""
+    folder = tmp_path_factory.mktemp("run")
+    write_run(folder)
     return folder

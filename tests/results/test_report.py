@@ -1,6 +1,8 @@
+import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +13,8 @@ from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.results.report import best_prompt_document, final_line, write_report
 from lipo_e_ray.types import Fingerprints, InputError, LipoError
 
+from .conftest import write_run
+
 VOID = {"img", "meta"}
 
 
@@ -19,13 +23,14 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.tags, self.links, self.open, self.words = [], [], [], []
+        self.tags, self.keys, self.links, self.open, self.words = [], [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.keys.append(sorted(key for key, _ in attrs))
         self.links += [value for key, value in attrs if key in ("src", "href", "srcset", "action", "data", "poster")]
         assert not [key for key, _ in attrs if key.startswith("on")]
         if tag not in VOID:
@@ -70,6 +75,28 @@ def test_what_a_model_wrote_is_shown_and_not_run(page):
     assert "</td><script>alert('x')</script> & <img src=http://evil.example/a.png> \\u001b[2J {question}" in text
     assert "<b>2</b> + 1?" in text
     assert "\x1b" not in text and "\u202e" not in text
+
+
+# What leaves a text, a title, a style or an attribute of either quote, and what would then run or be fetched.
+HOSTILE = """</title></style></pre></td><script>alert(1)</script>"><img src=x onerror=alert(1)>' onload='alert(1)
+<a href=javascript:alert(1)><style>@import url(//evil.example)</style><!-- &lt;script&gt; {question}"""
+
+
+def test_a_hostile_run_is_a_page_like_any_other(page, tmp_path):
+    """Hostile in the names of task, model and encoder, in every instruction, question, answer and failure."""
+    demo = PROFILES["demo"]
+    name = HOSTILE.replace("/", "|")  # shown without the folders before it
+    config = replace(demo, profile=HOSTILE, instructions_file=HOSTILE, task=replace(demo.task, name=f"/a/{name}"),
+                     model=replace(demo.model, name=name), encoder=replace(demo.encoder, name=HOSTILE))
+    write_run(tmp_path, config, lambda text: f"{text} {HOSTILE}")
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    hostile = Page(text)
+    assert (hostile.tags, hostile.keys) == (page.tags, page.keys), "a text became markup"
+    assert len(hostile.links) == 5 and all(link.startswith("data:image/svg+xml;base64,") for link in hostile.links)
+    pictures = [base64.b64decode(link.partition(",")[2]) for link in hostile.links]
+    assert not [picture for picture in pictures if b"alert" in picture or b"<script" in picture]
+    words = "".join(hostile.words)
+    assert words.count(name) >= 2 and words.count(HOSTILE) > 15, "not shown as it is"
 
 
 def test_the_answer_comes_first_and_fidelities_stand_beside_scores(page):
