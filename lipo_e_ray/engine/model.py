@@ -15,6 +15,7 @@ from lipo_e_ray.embedded import resolve_model
 from lipo_e_ray.types import Fingerprints, InputError, Message, Sampling, digest
 
 PROBES, PROBE_BYTES = 64, 1 << 14  # of each weights file: 1 MiB read, whatever its size
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path")  # keys of config.json that change nothing
 _MARK = "\ue000"  # private use: stands for a special token that data spelt out
 
@@ -42,7 +43,7 @@ def model_folder(model: ModelConfig) -> Path | None:
     """The local folder of the model, or ``None`` for a hub name. Raises ``InputError`` when it holds no model."""
     name = resolve_model(model.name)
     folder = Path(name).expanduser()
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+    if not folder.exists() and HUB_ID.fullmatch(name):
         return None
     if not (folder / "config.json").is_file() or not _weights(folder):
         raise InputError(
