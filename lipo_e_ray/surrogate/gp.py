@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
 from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, fit_prior, measured, shared_noise
+from lipo_e_ray.types import LipoError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ SCALE_SPREAD = 0.3
 COMMON = 0.3
 """Where the fit starts: what a half of the kernel has in common at any distance."""
 MIN_VARIANCE = 1e-12
+
+
+class SurrogateError(LipoError):
+    """The observations give no usable GP: the search has to propose without one."""
 
 
 class JointPromptGP:
@@ -70,8 +75,11 @@ class JointPromptGP:
         """Fit to m prompts: latents (m, d) and integer counts (m,), each prompt once, at its highest fidelity.
 
         A fit that fails or gives non-finite numbers keeps the last good hyperparameters (the prior's modes, if there
-        are none) and logs a warning.
+        are none) and logs a warning. Raises ``SurrogateError`` when not even those give finite predictions.
         """
+        if not z.isfinite().all():
+            raise SurrogateError(f"GP: expected finite latents, got others for {int((~z.isfinite()).any(1).sum())} of "
+                                 f"{len(z)} prompts")
         self.prior = fit_prior(errors, evaluated)
         mean, variance = (torch.from_numpy(values)[:, None] for values in measured(errors, evaluated, self.prior))
         shared = torch.from_numpy(shared_noise(evaluated, self.prior))
@@ -82,16 +90,16 @@ class JointPromptGP:
         _restore(self.model, start)
         try:
             self._maximise(ExactMarginalLogLikelihood(self.model.likelihood, self.model))
-            self._condition()
-            failure = "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
+            failure = self._condition(z)
         except (ModelFittingError, NotPSDError, NanError) as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = _named(error)
         if failure:
             source = "the last fit" if self._hyperparameters else "the prior"
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
             self.model = self._build(z.detach().double(), mean, variance, shared)  # a failed fit leaves any state
             _restore(self.model, start)
-            self._condition()
+            if failure := self._condition(z):
+                raise SurrogateError(f"GP on {len(z)} prompts: expected finite predictions, got {failure}")
         else:
             self._hyperparameters = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         return self
@@ -123,11 +131,15 @@ class JointPromptGP:
         mean, covariance = self._posterior.joint(self.model.input_transform(z))
         return self._centre + self._spread * mean, self._spread**2 * covariance
 
-    def _condition(self) -> None:
-        """Freeze the hyperparameters and compute once what every prediction needs."""
+    def _condition(self, z: Tensor) -> str:
+        """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
-        self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
-                                    model.noise_covariance, model.similar_noise)
+        try:
+            self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
+                                        model.noise_covariance, model.similar_noise)
+        except (NotPSDError, NanError) as error:
+            return _named(error)
+        return "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
 
     def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
         d = z.shape[-1]
@@ -171,6 +183,10 @@ class _Half(MaternKernel):
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
         return self.common + (1 - self.common) * super().forward(x1, x2, **options)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
