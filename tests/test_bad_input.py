@@ -88,3 +88,15 @@ def test_a_config_that_names_what_is_not_there(capsys, tmp_path, number, case):
     before = tree(tmp_path)
     refused(capsys, case, "resume", str(tmp_path))
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("split", "key", "text"), [
+    ("test", "question", "a" * 1_000_000), ("train", "answer", "<|im_end|>" * 100_000 + " 7"),
+])
+def test_a_megabyte_that_overflows_the_context(capsys, tmp_path, split, key, text):
+    task = tmp_path / "task"
+    mutations.write_task(task)
+    case = Case("long", mutations.replaced_value(split, key, text), "tokens, expected at most")
+    case.mutate(task, random.Random(0))
+    refused(capsys, case, "run", "--profile", "demo", "--task", str(task), "--output", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

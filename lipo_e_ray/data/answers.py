@@ -157,7 +157,7 @@ def choose_metric(examples: Sequence[Example]) -> str:
     if all(_is_number(example.answer) for example in examples):
         return "numeric"
     labels = {_label(example.answer) for example in examples}
-    if len(labels) <= MAX_LABELS and 2 * len(labels) <= len(examples):
+    if "" not in labels and len(labels) <= MAX_LABELS and 2 * len(labels) <= len(examples):
         return choice_name(examples)
     return "text"
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig
@@ -115,12 +115,13 @@ class ChatTokenizer:
 
         marked = [message | {"content": self._special.sub(mark, message["content"])} for message in messages]
         text = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        encode = cache(partial(self._tokenizer.encode, add_special_tokens=False))  # there may be 1e5 marks
         ids: list[int] = []
         for i, part in enumerate(text.split(_MARK)):  # template, number, template, number, ..., template
             if i % 2:
-                ids += self._tokenizer.encode(spelt_out[int(part)], add_special_tokens=False, split_special_tokens=True)
+                ids += encode(spelt_out[int(part)], split_special_tokens=True)
             elif part:
-                ids += self._tokenizer.encode(part, add_special_tokens=False)
+                ids += encode(part)
         return ids
 
     def count(self, messages: Sequence[Message]) -> int:
