@@ -5,6 +5,7 @@ Exit status: 0 done; 1 the run could not go on (nothing lost, ``resume`` continu
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def configure(
     given = {"name": task, "pool_size": qa_pool_size, "metric": metric}
     return replace(
         base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,
-        instructions_file=str(instructions.resolve()) if instructions else "",
+        instructions_file=os.path.realpath(instructions) if instructions else "",
         task=replace(base.task, **{key: value for key, value in given.items() if value is not None}),
         model=replace(base.model, name=model or base.model.name, tensor_parallel=tensor_parallel),
         ape=replace(base.ape, use=use_ape, num_instructions=ape_num_instructions or base.ape.num_instructions),
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(app(args=arguments, standalone_mode=False) or 0)  # typer turns an interrupt into a return value, 130
     except UsageError as error:
-        _fail(f"{' '.join(error.format_message().split())} (--help lists what there is)", 2)
+        _fail(f"{error.format_message()} (--help lists what there is)", 2)
     except InputError as error:
         _fail(str(error), 2)
     except LipoError as error:
@@ -175,5 +176,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(line: str, status: int) -> None:
-    print(f"lipo-e-ray: {line}", file=sys.stderr)
+    print("lipo-e-ray:", *line.split(), file=sys.stderr)  # one line, even where a file's name has line ends
     sys.exit(status)

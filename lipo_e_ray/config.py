@@ -6,6 +6,7 @@ Unknown keys are errors: a misspelt key in a ``config.json`` must not silently m
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,16 +14,29 @@ from lipo_e_ray.types import InputError
 
 T = TypeVar("T")
 
+MOST = 1_000_000  # of anything counted: more is a slip of the finger, and would take all memory or never end
+MOST_CALLS, MOST_SEEDS, MOST_WIDTH, MOST_ENGINES = 10**9, 2**32 - 1, 4096, 4096
+DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")  # vLLM's
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
 
 
-def _at_least(owner: object, minimum: float, *names: str) -> None:
+def _at_least(owner: object, minimum: float, *names: str, most: float = MOST) -> None:
     for name in names:
         value = getattr(owner, name)
-        _require(value >= minimum, f"{type(owner).__name__}.{name}: expected {minimum} or more, got {value}")
+        expected = f"{minimum} or more" if value < minimum else f"{most} or less"
+        _require(minimum <= value <= most, f"{type(owner).__name__}.{name}: expected {expected}, got {value!r:.60}")
+
+
+def _one_line(owner: object, *names: str) -> None:
+    """Names stand in messages of one line, and a NUL or half a surrogate pair is in no path."""
+    for name in names:
+        value = getattr(owner, name)
+        _require(value.isprintable(),
+                 f"{type(owner).__name__}.{name}: expected text without control characters, got {value!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "pool_size", "validation_size", "test_size")
+        _one_line(self, "name", "metric")
 
 
 @dataclass(frozen=True)
@@ -59,12 +74,16 @@ class ModelConfig:
     tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs", "tensor_parallel")
+        _one_line(self, "name")
+        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs")
+        _at_least(self, 1, "tensor_parallel", most=MOST_ENGINES)
         _require(self.max_tokens < self.max_model_len,
                  f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}")
         _require(0 < self.gpu_memory_utilization <= 1,
                  f"ModelConfig.gpu_memory_utilization: expected a share in (0, 1], got {self.gpu_memory_utilization}")
         _at_least(self, 0, "temperature")
+        _require(self.dtype in DTYPES,
+                 f"ModelConfig.dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,9 @@ class EncoderConfig:
     """``name``: ``all-minilm-l6-v2`` (embedded), a folder, or a sentence-transformers id."""
 
     name: str = "sentence-transformers/gtr-t5-base"
+
+    def __post_init__(self) -> None:
+        _one_line(self, "name")
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,7 @@ class APEConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_instructions", "examples_per_request")
+        _at_least(self, 0, "temperature")
 
 
 @dataclass(frozen=True)
@@ -104,8 +127,10 @@ class VAEConfig:
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", "max_epochs", "patience", "batch_size",
-                  "training_sets")
+        _at_least(self, 1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", most=MOST_WIDTH)
+        _at_least(self, 1, "max_epochs", "patience", "batch_size", "training_sets")
+        _at_least(self, 0, "beta")
+        _require(0 < self.learning_rate <= 1, f"VAEConfig.learning_rate: expected (0, 1], got {self.learning_rate}")
         _require(self.hidden % self.heads == 0,
                  f"VAEConfig: expected hidden to be a multiple of heads, got {self.hidden} and {self.heads}")
 
@@ -142,6 +167,8 @@ class ProposalConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "instructions", "restarts", "steps")
+        _require(0 < self.learning_rate <= 1,
+                 f"ProposalConfig.learning_rate: expected (0, 1], got {self.learning_rate}")
         _require(0 <= self.random_fraction <= 1,
                  f"ProposalConfig.random_fraction: expected [0, 1], got {self.random_fraction}")
 
@@ -178,8 +205,11 @@ class RunConfig:
     invbo: InvBOConfig = field(default_factory=InvBOConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "seed", "max_llm_calls", "engines")
-        _require(0 <= self.max_exemplars <= 8, f"max_exemplars: expected 0..8, got {self.max_exemplars}")
+        _at_least(self, 0, "seed", most=MOST_SEEDS)
+        _at_least(self, 0, "max_llm_calls", most=MOST_CALLS)
+        _at_least(self, 0, "engines", most=MOST_ENGINES)
+        _one_line(self, "profile", "instructions_file")
+        _require(0 <= self.max_exemplars <= 8, f"max_exemplars: expected 0..8, got {self.max_exemplars!r:.60}")
 
 
 PROFILES: dict[str, RunConfig] = {
@@ -209,15 +239,16 @@ def from_dict(data: dict[str, Any], kind: type[T] = RunConfig) -> T:  # type: ig
     hints = get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in data:
-        _require(key in known, f"{kind.__name__}: unknown key {key!r}; expected one of {', '.join(sorted(known))}")
+        _require(key in known, f"{kind.__name__}: unknown key {key!r:.60}; expected one of {', '.join(sorted(known))}")
     values: dict[str, Any] = {}
     for key, value in data.items():
         want = hints[key]
         if dataclasses.is_dataclass(want):
             values[key] = from_dict(value, want)
             continue
-        allowed = (int, float) if want is float else (want,)
-        _require(isinstance(value, allowed) and (want is bool or not isinstance(value, bool)),
-                 f"{kind.__name__}.{key}: expected {want.__name__}, got {value!r}")
+        allowed, expected = ((int, float), "a finite number") if want is float else (want, want.__name__)
+        _require(isinstance(value, allowed) and (want is bool or not isinstance(value, bool))
+                 and (want is not float or abs(value) < sys.float_info.max),
+                 f"{kind.__name__}.{key}: expected {expected}, got {value!r:.60}")
         values[key] = want(value)
     return kind(**values)

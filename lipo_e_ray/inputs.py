@@ -12,8 +12,9 @@ from lipo_e_ray.data.answers import get_metric
 from lipo_e_ray.data.prompts import check_context
 from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.data.tasks import load_task
+from lipo_e_ray.embedded import resolve_encoder
 from lipo_e_ray.engine.base import Engine
-from lipo_e_ray.engine.model import ChatTokenizer, fingerprints
+from lipo_e_ray.engine.model import HUB_ID, ChatTokenizer, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
 from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message, Task
 
@@ -49,12 +50,20 @@ def read_instructions(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(f"--instructions: expected a text file at {path}, found none") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--instructions: expected UTF-8 text in {path}, got: {error}; save it as UTF-8") from None
     instructions = [line.strip() for line in lines if line.strip()]
     if not instructions:
         raise InputError(f"--instructions: expected one instruction a line in {path}, found no text")
     return instructions
+
+
+def _check_encoder(name: str) -> None:
+    """It loads much later, in an actor, when much has been paid: a name that can't be one is found now."""
+    folder = Path(resolve_encoder(name)).expanduser()
+    if not (HUB_ID.fullmatch(name) or any((folder / file).is_file() for file in ("modules.json", "config.json"))):
+        raise InputError(f"encoder {name!r}: expected all-minilm-l6-v2, a sentence-transformers id or a folder with "
+                         "modules.json or config.json, found none; check encoder.name")
 
 
 def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
@@ -63,6 +72,7 @@ def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
     Raises ``InputError``; nothing was written or paid by then.
     """
     own = read_instructions(Path(config.instructions_file)) if config.instructions_file else []
+    _check_encoder(config.encoder.name)
     task = load_task(config.task, config.seed)
     if len(task.validation) < config.hyperband.b_min:
         raise InputError(f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), "

@@ -130,11 +130,16 @@ def _rebased(config: RunConfig, inputs: Path, files: dict[str, bytes]) -> RunCon
 
 def _pointer(folder: Path) -> dict[str, str]:
     try:
-        return json.loads((folder / POINTER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        pointer = json.loads((folder / POINTER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / POINTER}: expected the JSON that `run` wrote, got: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder / POINTER}: expected the JSON that `run` wrote, got: {error}; "
+                         "restore the file") from None
+    if not (isinstance(pointer, dict) and all(isinstance(pointer.get(key), str) for key in ("address", "name"))):
+        raise InputError(f"{folder / POINTER}: expected address and name, as `run` wrote them, got {pointer!r:.60}; "
+                         "restore the file")
+    return pointer
 
 
 def _name(folder: Path, address: str, new: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from lipo_e_ray.types import Completion, InputError, InstructionSource, Message,
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
 POLL_S = 0.5
+WARNINGS = "warnings.log"  # in the run folder, once there is one
 
 
 def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None,
@@ -181,6 +183,10 @@ class _ProposerRecipe:
         self._service = service
 
     def __call__(self) -> Proposer:
+        # Ray keeps what an actor logs to itself; what went wrong belongs beside the results.
+        log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
+        log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("lipo_e_ray").addHandler(log)
         return Proposer(self._task, self._config, self._instructions, self._latent)
 
     def _latent(self) -> tuple[LatentSpace, Inverter]:

@@ -40,13 +40,11 @@ class RunFolder:
     def load_config(self) -> RunConfig:
         """Raises ``InputError`` when the folder is not a run's or its config cannot be read."""
         try:
-            text = self.config_file.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            data = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path}: expected a run folder with config.json, found none; "
                              "give the folder that `run --output` wrote") from None
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError, RecursionError) as error:  # no file, not UTF-8, not JSON, or endlessly nested
             raise InputError(f"{self.config_file}: expected JSON, got {error}; restore the file or start a new "
                              "run in another folder") from None
         return from_dict(data)

@@ -48,13 +48,12 @@ def cut(output: str) -> str:
 
 
 def _number(match: re.Match[str]) -> Decimal | None:
-    value = Decimal(match["top"].replace(",", ""))
-    if match["bottom"]:
-        bottom = Decimal(match["bottom"].replace(",", ""))
-        if not bottom:
-            return None
-        value /= bottom
-    return -value if match["sign"] else value
+    top, bottom = (Decimal((match[part] or "1").replace(",", "")) for part in ("top", "bottom"))
+    try:
+        value = top / bottom if match["bottom"] else top
+        return -value if match["sign"] else value
+    except ArithmeticError:  # a division by zero, or a million digits
+        return None
 
 
 def _stated(part: str) -> Decimal | None:
@@ -158,7 +157,7 @@ def choose_metric(examples: Sequence[Example]) -> str:
     if all(_is_number(example.answer) for example in examples):
         return "numeric"
     labels = {_label(example.answer) for example in examples}
-    if len(labels) <= MAX_LABELS and 2 * len(labels) <= len(examples):
+    if "" not in labels and len(labels) <= MAX_LABELS and 2 * len(labels) <= len(examples):
         return choice_name(examples)
     return "text"
 
@@ -213,8 +212,9 @@ def _user_metric(name: str, module: str, function: str) -> Metric:
         sys.path.append(os.getcwd())
     try:
         judge = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"metric {name}: {error}; expected an importable module and a function in it") from error
+    except Exception as error:  # the user's module may do anything when it is imported
+        raise InputError(f"metric {name}: expected an importable module and a function in it, got "
+                         f"{type(error).__name__}: {error}") from error
     if not callable(judge):
         raise InputError(f"metric {name}: expected a function, got {type(judge).__name__}")
 

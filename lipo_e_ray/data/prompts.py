@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 
 from lipo_e_ray.types import Example, InputError, Message, Prompt, Task
 
@@ -50,16 +51,17 @@ def check_context(
     question = max(questions, key=lambda text: count_tokens(render(Prompt(""), text)), default="")
     exemplars = sorted(task.pool, key=lambda example: count_tokens(render(Prompt("", (example,)), "")), reverse=True)
 
+    @cache  # text of a megabyte takes seconds
     def tokens(k: int) -> int:
         return count_tokens(render(Prompt(longest_instruction, tuple(exemplars[:k])), question))
 
     room = max_model_len - max_tokens
     if tokens(max_exemplars) <= room:
         return
-    fits = max((k for k in range(max_exemplars) if tokens(k) <= room), default=None)
+    fits = next(k for k in range(max_exemplars + 1) if tokens(k) > room) - 1
     advice = (
         f"set max_exemplars to {fits} or less, or raise model.max_model_len"
-        if fits is not None
+        if fits >= 0
         else "not even a prompt without exemplars fits: raise model.max_model_len or lower model.max_tokens"
     )
     raise InputError(

@@ -45,7 +45,8 @@ def load_task(config: TaskConfig, seed: int) -> Task:
         return _arithmetic(config, seed)
     if config.name == "gsm8k":
         return _build("gsm8k", (*_divided(_gsm8k("train"), seed), _gsm8k("test")), config, seed)
-    return _build(Path(config.name).resolve().name, _read_folder(Path(config.name), seed), config, seed)
+    splits = _read_folder(Path(config.name), seed)
+    return _build(Path(config.name).resolve().name, splits, config, seed)
 
 
 def _arithmetic(config: TaskConfig, seed: int) -> Task:
@@ -171,7 +172,7 @@ def _row(record: object, place: str) -> _Row:
     for key in ("question", "answer"):
         value = record.get(key)
         if not isinstance(value, str) or not value.strip():
-            got = f"{value!r:.60}" if key in record else f"the keys {sorted(record)}"
+            got = f"{value!r:.60}" if key in record else f"the keys {sorted(record)!s:.60}"
             raise InputError(f"{place}: expected a non-empty string {key!r}, got {got}")
         if any("\ud800" <= letter <= "\udfff" for letter in value):
             raise InputError(f"{place}: expected Unicode text in {key!r}, got half a surrogate pair; re-encode the row")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig
@@ -15,6 +15,7 @@ from lipo_e_ray.embedded import resolve_model
 from lipo_e_ray.types import Fingerprints, InputError, Message, Sampling, digest
 
 PROBES, PROBE_BYTES = 64, 1 << 14  # of each weights file: 1 MiB read, whatever its size
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path")  # keys of config.json that change nothing
 _MARK = "\ue000"  # private use: stands for a special token that data spelt out
 
@@ -42,7 +43,7 @@ def model_folder(model: ModelConfig) -> Path | None:
     """The local folder of the model, or ``None`` for a hub name. Raises ``InputError`` when it holds no model."""
     name = resolve_model(model.name)
     folder = Path(name).expanduser()
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+    if not folder.exists() and HUB_ID.fullmatch(name):
         return None
     if not (folder / "config.json").is_file() or not _weights(folder):
         raise InputError(
@@ -114,12 +115,13 @@ class ChatTokenizer:
 
         marked = [message | {"content": self._special.sub(mark, message["content"])} for message in messages]
         text = self._tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        encode = cache(partial(self._tokenizer.encode, add_special_tokens=False))  # there may be 1e5 marks
         ids: list[int] = []
         for i, part in enumerate(text.split(_MARK)):  # template, number, template, number, ..., template
             if i % 2:
-                ids += self._tokenizer.encode(spelt_out[int(part)], add_special_tokens=False, split_special_tokens=True)
+                ids += encode(spelt_out[int(part)], split_special_tokens=True)
             elif part:
-                ids += self._tokenizer.encode(part, add_special_tokens=False)
+                ids += encode(part)
         return ids
 
     def count(self, messages: Sequence[Message]) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 
 from lipo_e_ray.types import Example, InputError
+
+logger = logging.getLogger(__name__)
 
 
 def example_text(example: Example) -> str:
@@ -34,11 +37,21 @@ class TextEncoder:
         self._known: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (b, e), float32, of unit length, in the order of ``texts``."""
+        """Embeddings (b, e), float32, of unit length, in the order of ``texts``.
+
+        Zeros where the model gives no finite one; that is logged.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             rows = self._model.encode(new, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
-            self._known.update(zip(new, rows.astype(np.float32), strict=True))
+            rows = rows.astype(np.float32)
+            lost = np.flatnonzero(~np.isfinite(rows).all(1))
+            if len(lost):
+                logger.warning("encoder: expected finite embeddings, got none for %d of %d texts (the first: %.60r); "
+                               "zeros stand for them, so the search goes on without what they say",
+                               len(lost), len(new), new[lost[0]])
+                rows[lost] = 0
+            self._known.update(zip(new, rows, strict=True))
         if not texts:
             return np.empty((0, self.width), np.float32)
         return np.stack([self._known[text] for text in texts])

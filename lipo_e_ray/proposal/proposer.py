@@ -15,7 +15,7 @@ from lipo_e_ray.config import RunConfig
 from lipo_e_ray.latent.inversion import Inverter
 from lipo_e_ray.proposal.invbo import Written, history, invbo, trust_region_length
 from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, from_grid, random_prompts, sample, two_stage
-from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.surrogate.noise import smoothed
 from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Request, Stage, Task
 
@@ -83,12 +83,11 @@ class Proposer:
             seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
             proposals = [Proposal(seed, Origin(self._sources[seed.instruction], stage, bracket))
                          for seed in seeds if seed.id not in taken][:n]
-        elif sum(bool(prompt.exemplars) or not self._config.max_exemplars for prompt, _ in rows) < MIN_OBSERVED:
+        elif (known := self._known(rows, request)) is None:
             prompts = (sample(self._grid, n, rng, taken) if self._grid else
                        random_prompts(tuple(self._sources), self._pool, n, rng, taken))
             proposals = self._describe(prompts, stage, bracket)
         else:
-            known = self._fit(request, self._space.invert if stage == "invbo" else self._space.encode)
             excluded = [prompt for prompt, observation in request.observed if not observation.evaluated]
             written = self._write(known, rows, n, rng) if stage == "invbo" else []
             written = [one for one in written if one.prompt.id not in taken]
@@ -102,6 +101,16 @@ class Proposer:
             logger.warning("bracket %d: expected %d new prompts, found %d: the search space is exhausted",
                            bracket, n, len(proposals))
         return proposals
+
+    def _known(self, rows: Observed, request: Request) -> Knowledge | None:
+        """What the observations teach; None where there are too few of them, or none that a GP can be fitted on."""
+        if sum(bool(prompt.exemplars) or not self._config.max_exemplars for prompt, _ in rows) < MIN_OBSERVED:
+            return None
+        try:
+            return self._fit(request, self._space.invert if request.stage == "invbo" else self._space.encode)
+        except SurrogateError as error:
+            logger.warning("bracket %d: %s; its prompts are random", request.bracket, error)
+            return None
 
     def _fit(self, request: Request, embed: Any) -> Knowledge:
         answered = [(prompt, o) for prompt, o in request.observed if o.evaluated]
@@ -141,7 +150,7 @@ class Proposer:
         if not prompts:
             return []
         z = known.embed(prompts) if known else self._space.encode(prompts)
-        infos: list[dict[str, Any]] = [{"z": _rounded(row)} for row in z]
+        infos: list[dict[str, Any]] = [{"z": _rounded(row)} if row.isfinite().all() else {} for row in z]
         if known:
             with torch.no_grad():
                 for info, mean, std in zip(infos, *known.gp.predict(z), strict=True):

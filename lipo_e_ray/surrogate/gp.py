@@ -33,6 +33,7 @@ from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
 from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, blocks, fit_prior, measured, shared_noise
+from lipo_e_ray.types import LipoError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ SCALE_SPREAD = 0.3
 COMMON = 0.3
 """Where the fit starts: what a half of the kernel has in common at any distance."""
 MIN_VARIANCE = 1e-12
+
+
+class SurrogateError(LipoError):
+    """The observations give no usable GP: the search has to propose without one."""
 
 
 class JointPromptGP:
@@ -71,8 +76,12 @@ class JointPromptGP:
         """Fit to m prompts: latents (m, d), and integer counts with the row of ``z`` they belong to (see ``blocks``).
 
         Give every fidelity a prompt was observed at, not its highest alone. A fit that fails or gives non-finite
-        numbers keeps the last good hyperparameters (the prior's modes, if there are none) and logs a warning.
+        numbers keeps the last good hyperparameters (the prior's modes, if there are none) and logs a warning. Raises
+        ``SurrogateError`` when not even those give finite predictions.
         """
+        if not z.isfinite().all():
+            raise SurrogateError(f"GP: expected finite latents, got others for {int((~z.isfinite()).any(1).sum())} of "
+                                 f"{len(z)} prompts")
         data = blocks(errors, evaluated, prompt)
         totals = data.totals()
         if len(z) != len(totals[0]):
@@ -85,16 +94,16 @@ class JointPromptGP:
         _restore(self.model, start)
         try:
             self._maximise(ExactMarginalLogLikelihood(self.model.likelihood, self.model))
-            self._condition()
-            failure = "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
+            failure = self._condition(z)
         except (ModelFittingError, NotPSDError, NanError) as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = _named(error)
         if failure:
             source = "the last fit" if self._hyperparameters else "the prior"
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
             self.model = self._build(*inputs)  # a failed fit leaves any state
             _restore(self.model, start)
-            self._condition()
+            if failure := self._condition(z):
+                raise SurrogateError(f"GP on {len(z)} prompts: expected finite predictions, got {failure}")
         else:
             self._hyperparameters = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         return self
@@ -126,11 +135,15 @@ class JointPromptGP:
         mean, covariance = self._posterior.joint(self.model.input_transform(z))
         return self._centre + self._spread * mean, self._spread**2 * covariance
 
-    def _condition(self) -> None:
-        """Freeze the hyperparameters and compute once what every prediction needs."""
+    def _condition(self, z: Tensor) -> str:
+        """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
-        self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
-                                    model.noise_covariance, model.similar_noise)
+        try:
+            self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
+                                        model.noise_covariance, model.similar_noise)
+        except (NotPSDError, NanError) as error:
+            return _named(error)
+        return "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
 
     def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
         d = z.shape[-1]
@@ -174,6 +187,10 @@ class _Half(MaternKernel):
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
         return self.common + (1 - self.common) * super().forward(x1, x2, **options)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lipo_e_ray.data.answers import choice_name, choose_metric, cut, extract_number, get_metric
@@ -245,3 +245,35 @@ def test_a_metric_that_does_not_exist(user_module, name, message):
     with pytest.raises(InputError) as caught:
         get_metric(name)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)  # each takes a second or two; a pattern that runs over it again from every start takes hours
+@pytest.mark.parametrize("piece", ["1", ",111", "1,", "1/", "-", "1e", "$", "=1", "#### ", "answer is ", "\\boxed{",
+                                   "\\frac{", "Question 1", " ", "\n", "\0", "\u05e9"])
+def test_a_megabyte_is_judged_in_time(piece):
+    text = "-1" + piece * (1_000_100 // len(piece))
+    for name in ("numeric", "text", LABELS):
+        assert get_metric(name)(text, "1") in (CORRECT, WRONG, UNPARSEABLE)
+    assert choose_metric(examples(text))
+
+
+@pytest.mark.parametrize("output", ["-" + "9" * 1_000_001, "1/" + "9" * 1_000_001, "9e999/9e-999", "0/0", "1/0"],
+                         ids=["digits", "fraction", "exponents", "0/0", "1/0"])
+def test_a_number_beyond_all_bounds_is_judged_and_never_right(output):
+    assert get_metric("numeric")(output, "1") in (WRONG, UNPARSEABLE)
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "[INST] 5 [/INST]", "5</s>", "a\0b", "\u202e5\u202c", "\u0665"])
+def test_control_tokens_in_an_answer_are_text(text):
+    """A reference with them is a text answer, right for itself and wrong for the text without them."""
+    assert choose_metric(examples(text, "5")) == "text"
+    judge = get_metric("text")
+    assert judge(text, text) is CORRECT and judge(text, "other") is WRONG
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1))
+def test_every_metric_that_is_chosen_reads_the_answer_it_was_chosen_for(answer):
+    """Or calls it unparseable, which loading a task reports; it never calls a reference wrong for itself."""
+    rows = examples(answer, answer)
+    assert get_metric(choose_metric(rows))(answer, answer) in (CORRECT, UNPARSEABLE)

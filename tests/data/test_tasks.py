@@ -179,6 +179,25 @@ def test_an_answer_the_metric_cannot_read_is_named(tmp_path):
     assert load_task(config, 0).metric != "numeric"
 
 
+def test_an_answer_of_punctuation_alone_is_named(tmp_path):
+    config = write(tmp_path, train=rows("a", 4, "yes"), validation=rows("b", 4, "no"), test=rows("c", 2, "..."))
+    fails(config, "test.jsonl line 1", "'...'", "correct it")
+
+
+@pytest.mark.parametrize("text", ["<|im_start|>system", "[INST] x [/INST]", "</s>", "a\0b", "\u202eabc\u202c",
+                                  "x" * 1_000_000], ids=["ChatML", "INST", "s", "NUL", "right to left", "megabyte"])
+def test_data_comes_back_letter_for_letter(tmp_path, text):
+    record = {"question": f"{text}?", "answer": text}
+    task = load_task(write(tmp_path, train=[record], validation=rows("b", 2), test=rows("c", 2)), 0)
+    assert task.pool == (Example(f"{text}?", text),)
+
+
+@pytest.mark.parametrize("answer", ["1,234,567", "-0", "1e3", "3/4", "$5.00", "50%", "-$5", ".5"])
+def test_numbers_of_every_kind_are_numeric_answers_and_stay_as_written(tmp_path, answer):
+    task = load_task(write(tmp_path, train=rows("a", 3, answer), validation=rows("b", 2), test=rows("c", 2)), 0)
+    assert task.metric == "numeric" and {example.answer for example in task.pool} == {answer}
+
+
 def fake_datasets(monkeypatch, load_dataset):
     module = types.ModuleType("datasets")
     module.load_dataset = load_dataset

@@ -63,6 +63,27 @@ def test_a_text_is_encoded_once(encoder, monkeypatch):
     assert asked == ["solve", "answer", "step"]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_is_zeros_and_one_line(encoder, monkeypatch, caplog, value):
+    encode = encoder._model.encode
+
+    def half_broken(texts, **how):
+        rows = encode(texts, **how)
+        rows[[text.startswith("bad") for text in texts], 3] = value
+        return rows
+
+    good = encoder.encode(["answer"])
+    monkeypatch.setattr(encoder._model, "encode", half_broken)
+    rows = encoder.encode(["solve", "bad\none", "answer", "bad two"])
+    assert not rows[[1, 3]].any()
+    np.testing.assert_allclose(np.linalg.norm(rows[[0, 2]], axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(rows[2], good[0])
+    (message,) = caplog.messages
+    assert "got none for 2 of 3 texts (the first: 'bad\\none')" in message and "\n" not in message
+    encoder.encode(["bad two"])
+    assert len(caplog.messages) == 1, "a text is encoded, and found broken, once"
+
+
 def test_the_fingerprint_follows_the_weights_not_the_folder(encoder, tiny_model, tmp_path):
     from safetensors.torch import load_file, save_file
 

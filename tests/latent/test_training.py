@@ -103,6 +103,17 @@ def test_a_loss_that_is_not_finite_ends_with_the_last_good_weights(embeddings, m
     assert all(value.isfinite().all() for value in vae.state_dict().values())
 
 
+@pytest.mark.parametrize("lost", [slice(0, 2), slice(None)])
+def test_embeddings_of_zeros_which_stand_for_broken_ones_train_a_finite_vae(embeddings, lost):
+    instructions, pool = (part.clone() for part in embeddings)
+    instructions[lost] = pool[lost] = 0
+    vae, curve = train((instructions, pool), max_epochs=2)
+    assert curve.stopped == "max_epochs" and all(map(math.isfinite, curve.train + curve.validation))
+    assert all(value.isfinite().all() for value in vae.state_dict().values())
+    assert vae.features(pool).isfinite().all()
+    assert vae.inst_posterior(instructions)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("max_exemplars", [0, 1, 3, 8])
 def test_training_sets_have_every_size_up_to_the_most_and_no_repeats(embeddings, max_exemplars):
     source = training._Source(*embeddings, max_exemplars, torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lipo_e_ray.config import ProposalConfig
-from lipo_e_ray.surrogate.gp import JointPromptGP
+from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.types import Observation, Prompt, Request
 from tests.proposal.fakes import (
     KNOWN,
@@ -75,6 +75,37 @@ def test_on_a_grid_only_its_prompts_are_proposed_until_none_is_left():
     assert len(seen) == 6 and seen <= ids
     left = proposer.propose(ask("hyperband", 1, 99, OBSERVED, grid[:20]))
     assert {p.prompt.id for p in left} == {p.id for p in grid[20:]} - {prompt.id for prompt, _ in OBSERVED}
+
+
+class NaNSpace(FakeSpace):
+    """All latents are NaN: what a broken encoder or VAE would make of any prompt."""
+
+    def encode(self, prompts):
+        return super().encode(prompts) * torch.nan
+
+    def invert(self, prompts):
+        return self.encode(prompts)
+
+
+class UnfitGP(JointPromptGP):
+    def fit(self, z, errors, evaluated, prompt=None):
+        raise SurrogateError("GP on 30 prompts: expected finite predictions, got NanError: NaN")
+
+
+@pytest.mark.parametrize("stage", ["hyperband", "invbo"])
+@pytest.mark.parametrize("broken", ["latents", "GP"])
+def test_without_a_usable_surrogate_the_search_goes_on_at_random_and_says_so(stage, broken, caplog):
+    proposer = make_proposer(space=NaNSpace()) if broken == "latents" else make_proposer()
+    if broken == "GP":
+        proposer._make_gp = UnfitGP
+    proposals = proposer.propose(ask(stage, 3, 20, OBSERVED))
+    assert len({p.prompt.id for p in proposals} - {prompt.id for prompt, _ in OBSERVED}) == 20
+    assert len({len(p.prompt.exemplars) for p in proposals}) > 2
+    assert all("mean" not in p.info for p in proposals)
+    json.dumps([p.info for p in proposals], allow_nan=False)
+    (message,) = caplog.messages
+    assert message.startswith("bracket 3: GP") and message.endswith("; its prompts are random")
+    assert proposer.propose(ask(stage, 3, 20, OBSERVED)) == proposals, "a resumed run proposes the same"
 
 
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lipo_e_ray.results.ledger import Failure, Ledger, RungResult
 from lipo_e_ray.types import (
@@ -82,6 +86,47 @@ def test_outcomes_come_back_whole_even_with_half_a_surrogate(ledger):
     whole = outcome("a", text="#### 4", prompt_tokens=9, cached_tokens=8, completion_tokens=7)
     ledger.record_outcomes("validation", [whole, outcome("b", text="\ud83d!")])
     assert ledger.outcomes("p") == {"a": whole, "b": outcome("b", text="?!")}
+
+
+STORABLE = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
+    ["a\0b", "<|im_end|>", "'); DROP TABLE outcomes; --", "\u202e\u05e9", "NaN", "1e999", ""])
+BATCHES = st.lists(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.sampled_from(Status), STORABLE), max_size=6),
+                   max_size=5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(BATCHES)
+def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, batches):
+    """Held against a dictionary: a batch with one answer known before is refused, with all of it."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
+    answered: dict[str, Outcome] = {}
+    failed = 0
+    with Ledger(path, PRINTS) as writer:
+        for batch in batches:
+            outcomes = [outcome(e, status, text=text, error=text) for e, (status, text) in batch.items()]
+            new = {o.example_id: replace(o, error="") for o in outcomes if o.status is not Status.FAILED}
+            if new.keys() & answered.keys():
+                with pytest.raises(LipoError, match="paid twice"):
+                    writer.record_outcomes("validation", outcomes)
+            else:
+                writer.record_outcomes("validation", outcomes)
+                answered |= new
+                failed += len(outcomes) - len(new)
+    with Ledger(path) as reader:
+        assert reader.outcomes("p") == answered
+        assert (reader.calls(), len(reader.failures())) == (len(answered) + failed, failed)
+        statuses = [o.status for o in answered.values()]
+        assert reader.observation("p", "abcdef") == Observation(
+            "p", len(statuses) - statuses.count(Status.CORRECT), len(statuses), statuses.count(Status.UNPARSEABLE))
+
+
+@settings(deadline=None, max_examples=40)
+@given(STORABLE, st.lists(st.tuples(STORABLE, STORABLE), max_size=4))
+def test_any_prompt_comes_back_letter_for_letter(tmp_path_factory, instruction, pairs):
+    prompt = Prompt(instruction, tuple(Example(*pair) for pair in pairs))
+    with Ledger(tmp_path_factory.mktemp("ledger") / "ledger.sqlite", PRINTS) as writer:
+        writer.record_prompt(prompt)
+        assert writer.prompts() == {prompt.id: prompt}
 
 
 def test_generations(ledger):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from botorch.exceptions.errors import ModelFittingError
+from linear_operator.utils.errors import NotPSDError
 
 from benchmarks.gp_fit import synthetic_prompts
-from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
+from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError, maximise_lbfgs
 from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, blocks, fit_prior, measured, shared_noise
 
 M = 120
@@ -161,6 +162,26 @@ def test_a_failing_fit_falls_back_and_says_so(broken, source, caplog):
     assert mean.isfinite().all() and (std > 0).all() and len(gp.model.train_targets) == M + 5
     if source == "the last fit":
         assert torch.equal(gp.model.covar_module.base_kernel.kernels[0].lengthscale, good)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_latents_that_are_not_finite_are_refused_by_name(value):
+    z = Z[:5].clone()
+    z[2, 3] = z[4, 0] = value
+    with pytest.raises(SurrogateError, match="expected finite latents, got others for 2 of 5 prompts"):
+        JointPromptGP(16).fit(z, ERRORS[:5], EVALUATED[:5])
+
+
+@pytest.mark.parametrize("broken", [raising, poisoning])
+def test_where_the_fall_back_fails_too_there_is_no_surrogate(broken, monkeypatch, caplog):
+    def singular(*_):
+        raise NotPSDError("Matrix not positive definite\nafter repeatedly adding jitter")
+
+    monkeypatch.setattr("lipo_e_ray.surrogate.gp.Posterior", singular)
+    with pytest.raises(SurrogateError, match="NotPSDError: Matrix not positive definite after") as caught:
+        JointPromptGP(16, broken).fit(Z[:5], ERRORS[:5], EVALUATED[:5])
+    assert "\n" not in str(caught.value)
+    assert "GP fit on 5 prompts failed" in caplog.text
 
 
 def test_lengths_must_agree():
