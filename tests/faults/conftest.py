@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lipo_e_ray.config import (
@@ -34,7 +35,7 @@ from lipo_e_ray.config import (
 JOB = Path(__file__).with_name("job.py")
 CONFIG = replace(
     PROFILES["demo"],
-    task=TaskConfig("arithmetic", pool_size=24, validation_size=32, test_size=16),
+    task=TaskConfig("arithmetic", pool_size=24, validation_size=48, test_size=16),
     model=ModelConfig("smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=8),  # 16 are in flight
     ape=APEConfig(num_instructions=6),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=10, batch_size=32),
@@ -47,28 +48,45 @@ LIFE_S = 240  # one life of a driver, on a machine that is busy with other thing
 Rows = list[tuple]
 
 
+class Driver(subprocess.Popen):
+    """A process in a group of its own, with Ctrl-C as a terminal has it; what it says goes into ``log``."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("w") as file:
+            super().__init__(["env", "--default-signal=INT", *command], env=environment, stdout=file,
+                             stderr=subprocess.STDOUT, start_new_session=True)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+
 @dataclass
 class Run:
-    """A run folder, and beside it the file in which the engines note what they are asked (``job.py``)."""
+    """A run folder; in ``notes`` the engines note what they are asked (``job.py``), and the drivers what they say."""
 
     folder: Path
+    notes: Path
     config: RunConfig = CONFIG
     in_flight: Counter[str] = field(default_factory=Counter)  # at each death of a driver: asked, not in the ledger
 
     @property
     def paid_file(self) -> Path:
-        return self.folder.with_suffix(".paid")
+        return self.notes / "asked.paid"
 
-    def start(self, *address: str) -> subprocess.Popen[str]:
-        """A driver in a process group of its own; its lines, errors among them, are in ``stdout``."""
-        command = [sys.executable, "-W", "ignore", JOB, json.dumps(to_dict(self.config)), self.folder, self.paid_file,
-                   *address]
-        return subprocess.Popen(["env", "--default-signal=INT", *command], stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-W", "ignore", str(JOB), json.dumps(to_dict(self.config)), str(self.folder),
+                str(self.paid_file)]
 
-    def finish(self, *address: str) -> str:
+    def start(self, *address: str, environment: dict[str, str] | None = None) -> Driver:
+        log = self.notes / f"driver-{len(list(self.notes.glob('driver-*')))}.log"
+        return Driver([*self.command, *address], log, environment)
+
+    def finish(self, *address: str, environment: dict[str, str] | None = None) -> str:
         """A driver to its end: what it said."""
-        driver = self.start(*address)
+        driver = self.start(*address, environment=environment)
         said = end(driver)
         assert driver.returncode == 0, said
         return said
@@ -97,7 +115,7 @@ class Run:
         return dict(self.rows("SELECT prompt_id || ' ' || example_id, status FROM outcomes UNION ALL "
                               "SELECT key, text FROM generations"))
 
-    def kill(self, driver: subprocess.Popen[str]) -> None:
+    def kill(self, driver: Driver) -> None:
         """SIGKILL for the driver, which takes all that it started with it; see ``ended``."""
         driver.send_signal(signal.SIGKILL)
         end(driver)
@@ -119,9 +137,11 @@ class Run:
                 return True
 
     def result(self) -> dict[str, object]:
-        """What must not depend on any fault."""
+        """What must not depend on any fault: all but the calls, to which the failed ones belong."""
+        best = json.loads((self.folder / "best_prompt.json").read_text())
         return {
-            "best prompt": json.loads((self.folder / "best_prompt.json").read_text()),
+            "best prompt": best,
+            "calls answered": best.pop("llm_calls") - len(self.rows("SELECT seq FROM failures")),
             "rungs": sorted(self.rows("SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, "
                                       "unparseable, promoted FROM rungs")),
             "proposals": self.rows("SELECT bracket, position, prompt_id, source, stage, cosine FROM proposals "
@@ -163,23 +183,38 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], driver: subprocess.Popen[str], seconds: float = LIFE_S) -> None:
+def processes(ancestor: int, title: str) -> list[int]:
+    """Those below ``ancestor`` that Ray gave a title with this start."""
+    found = []
+    for process in psutil.Process(ancestor).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith(title):
+                found.append(process.pid)
+    return found
+
+
+def until(condition: Callable[[], bool], driver: Driver, seconds: float = LIFE_S) -> None:
     """Wait while the driver lives."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert driver.poll() is None and time.monotonic() < deadline, f"{driver.poll()}: {end(driver, signal.SIGKILL)}"
+        if driver.poll() is not None or time.monotonic() > deadline:
+            status = driver.poll()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
+            raise AssertionError(f"the driver ended with {status}, or {seconds} s were not enough: {driver.said}")
         time.sleep(0.02)
 
 
-def end(driver: subprocess.Popen[str], number: int | None = None, seconds: float = LIFE_S) -> str:
+def end(driver: Driver, number: int | None = None, seconds: float = LIFE_S) -> str:
     """Send the signal, wait for the end, and return what the driver said. A driver that hangs is killed."""
     if number is not None:
         driver.send_signal(number)
     try:
-        return driver.communicate(timeout=seconds)[0]
+        driver.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(driver.pid, signal.SIGKILL)
         raise
+    return driver.said
 
 
 ROWS = pytest.StashKey[list[str]]()
@@ -210,11 +245,12 @@ def row(request: pytest.FixtureRequest) -> Callable[[Harm], None]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Run:
-    run = Run(tmp_path_factory.mktemp("undisturbed") / "run")
+    notes = tmp_path_factory.mktemp("undisturbed")
+    run = Run(notes / "run", notes)
     run.finish()
     return run
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    return Run(tmp_path / "run")
+    return Run(tmp_path / "run", tmp_path)

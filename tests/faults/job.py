@@ -20,11 +20,15 @@ from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling
 
-LATENCY = Latency(1e9, step_s=0.02, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 80 answers a second
+ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
+LATENCY = Latency(1e9, step_s=0.04, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 40 answers a second
 
 
 class PaidEngine(SimulatedEngine):
-    """Notes its process and what it is asked, a line each: ``pid prompt-id example-id``."""
+    """Notes its process and what it is asked, a line each: ``pid prompt-id example-id``.
+
+    A file ``*.oom`` beside the notes is an order to run out of memory, once.
+    """
 
     def __init__(self, paid: Path) -> None:
         super().__init__(0, LATENCY)
@@ -33,6 +37,11 @@ class PaidEngine(SimulatedEngine):
     def _note(self, keys: Iterable[str]) -> None:
         with self._paid.open("a") as file:
             file.write("".join(f"{os.getpid()} {key}\n" for key in keys))
+        try:
+            self._paid.with_suffix(".oom").unlink()
+        except FileNotFoundError:
+            return
+        raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
         self._note(f"{prompt.id} {example.id}" for example in examples)
@@ -50,11 +59,12 @@ def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
 
 
 if __name__ == "__main__":
-    from lipo_e_ray.run import run_search_job
+    from lipo_e_ray import run
 
+    run.EnginesConfig = partial(run.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
     config, folder, paid, *address = sys.argv[1:]
     try:
-        run_search_job(from_dict(json.loads(config)), RunFolder(Path(folder)), spec(Path(paid)), *address)
+        run.run_search_job(from_dict(json.loads(config)), RunFolder(Path(folder)), spec(Path(paid)), *address)
     except KeyboardInterrupt:
         sys.exit(130)
     except LipoError as error:

@@ -22,7 +22,7 @@ def test_driver_killed_20_times(undisturbed, run, row):
         before, began = run.paid().total(), time.monotonic()
         left = total - len(run.recorded())
         if rng.random() < 0.75:
-            calls, delay = rng.randint(1, max(1, 2 * left // (KILLS - kill + 4))), rng.random()
+            calls, delay = rng.randint(1, max(1, left // (KILLS - kill + 4))), rng.uniform(0, 0.5)
         else:
             calls, delay = 0, rng.uniform(0, 25)
         driver = run.start()
