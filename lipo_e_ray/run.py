@@ -244,7 +244,8 @@ class _Watch:
             try:
                 progress, place = self._progress(), self._place
             except EngineError as error:
-                return self._display.wait_for(str(error))
+                self._display.wait_for(str(error))  # the main thread's own wait ends the run, if it comes to that
+                continue
             self._display.wait_for("; ".join(filter(None, (progress.waiting, self.asked()))))
             if place:
                 walk, calls_then = place
