@@ -14,10 +14,11 @@ from typing import Any
 import ray
 
 from benchmarks.workload import make_task, random_proposals
-from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+from lipo_e_ray.engine.pool import EnginesConfig, slow_result, start_service
 from lipo_e_ray.engine.service import CHUNK
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.session import ray_session
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung
 from lipo_e_ray.tune.runner import start_bo_actor, tune_search
 from lipo_e_ray.types import Proposal, Request
@@ -50,13 +51,13 @@ def ray_rows() -> list[dict[str, Any]]:
                                 partial(SimulatedEngine, 0), engines)
         lonely, *prompts = [proposal.prompt for proposal in
                             random_proposals(Request("hyperband", 99, PROMPTS + 1), task.pool)]
-        result(service.evaluate.remote(prompts[0], "validation", 1))  # starts the engine
+        slow_result(service.evaluate.remote(prompts[0], "validation", 1), service)  # starts the engine
         start = time.perf_counter()
-        result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts])
+        slow_result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts], service)
         evaluation_s = (time.perf_counter() - start) / (PROMPTS * EXAMPLES - 1)
         start = time.perf_counter()
         for n in range(CHUNK, EXAMPLES + 1, CHUNK):
-            result(service.evaluate.remote(lonely, "validation", n))
+            slow_result(service.evaluate.remote(lonely, "validation", n), service)
         chunk_s = (time.perf_counter() - start) / (EXAMPLES // CHUNK)
         rung_s, first_s = _tune(service, Path(folder))
         ray.get(service.close.remote())
@@ -71,10 +72,10 @@ def _tune(service: Any, folder: Path) -> tuple[float, float]:
     brackets = [Bracket(i, "hyperband", RUNGS - 1, tuple(Rung(1, n + 1) for n in range(RUNGS)))
                 for i in range(BRACKETS + 2)]
     marks: list[tuple[float, int, int]] = []  # when, first open bracket, evaluations done
-    bo_actor = start_bo_actor(InstantProposer, service)
-    ray.get(bo_actor.prepare.remote())
+    bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
+    ray.get(bo.actor.prepare.remote())
     start = time.perf_counter()
-    tune_search(Hyperband(brackets, 0, overlap=0), service, bo_actor, folder,
+    tune_search(Hyperband(brackets, 0, overlap=0), service, bo, folder,
                 lambda walk: marks.append((time.perf_counter(), walk.bracket, walk.done)))
     warm = next(at for at, bracket, _ in marks if bracket == 2)
     return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(at for at, _, done in marks if done) - start

@@ -17,9 +17,10 @@ import ray
 from benchmarks.ray_overhead import InstantProposer
 from benchmarks.simulation import IN_FLIGHT, Costs, simulate
 from benchmarks.workload import gsm8k_like
-from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+from lipo_e_ray.engine.pool import EnginesConfig, result, slow_result, start_service
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.session import ray_session
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.brackets import Bracket, hyperband_brackets
 from lipo_e_ray.tune.hyperband import Hyperband
 from lipo_e_ray.tune.runner import start_bo_actor, tune_search
@@ -51,13 +52,13 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
         folder, ends = Path(name), []
         service = start_service(folder / "ledger", task, SimulatedEngine().fingerprints,
                                 partial(_StampedEngine, folder, latency), config)
-        result(service.generate.remote([[{"role": "user", "content": "start"}]], [Sampling()]))
+        slow_result(service.generate.remote([[{"role": "user", "content": "start"}]], [Sampling()]), service)
         while result(service.progress.remote()).engines_ready < engines:
             time.sleep(0.1)
-        bo_actor = start_bo_actor(InstantProposer, service)
-        ray.get(bo_actor.prepare.remote())
+        bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
+        ray.get(bo.actor.prepare.remote())
         start = time.time()
-        tune_search(Hyperband(brackets, 0, overlap=overlap), service, bo_actor, folder,
+        tune_search(Hyperband(brackets, 0, overlap=overlap), service, bo, folder,
                     lambda snapshot: ends.append(time.time()))
         first = min(path.stat().st_mtime for path in folder.glob("first-*"))
         ray.get(service.close.remote())

@@ -79,12 +79,12 @@ def loop(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Evaluations/s of the same requests through the service and one engine actor."""
     import ray
 
-    from lipo_e_ray.engine.pool import result
+    from lipo_e_ray.engine.pool import slow_result
 
     with _service(model, folder) as service:
         prompts = [proposal.prompt for proposal in _compared(model)]
         start = time.perf_counter()
-        result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts])
+        slow_result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts], service)
         seconds = time.perf_counter() - start
         progress = ray.get(service.progress.remote())
     return {"rate": len(prompts) * EXAMPLES / seconds,
@@ -120,15 +120,16 @@ def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Seconds of the same pass by Ray Tune on one engine."""
     import ray
 
+    from lipo_e_ray.tune.bo_actor import BOSlot
     from lipo_e_ray.tune.runner import start_bo_actor, tune_search
 
     hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=OVERLAP)
     with _service(model, folder) as service:
-        bo_actor = start_bo_actor(_Proposer, service)
-        ray.get(bo_actor.prepare.remote())
+        bo = BOSlot(partial(start_bo_actor, _Proposer, service))
+        ray.get(bo.actor.prepare.remote())
         before = ray.get(service.progress.remote()).new_calls
         start = time.perf_counter()
-        tune_search(hyperband, service, bo_actor, folder)
+        tune_search(hyperband, service, bo, folder)
         seconds = time.perf_counter() - start
         progress = ray.get(service.progress.remote())
     return {"seconds": seconds, "evaluations": progress.new_calls - before,
@@ -208,7 +209,7 @@ def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
     """The real service and one engine actor on a private Ray, warm; its ledger stays in ``folder``."""
     import ray
 
-    from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+    from lipo_e_ray.engine.pool import EnginesConfig, slow_result, start_service
     from lipo_e_ray.session import ray_session
 
     spec, gpu = vllm_spec(model, task(model)), bool(machine()["gpus"])
@@ -216,8 +217,8 @@ def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
     with ray_session("local"):
         service = start_service(folder / LEDGER, task(model), spec.fingerprints, spec.make, engines)
         try:
-            result(service.generate.remote([[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)],
-                                           [Sampling(max_tokens=model.max_tokens)] * 8))
+            questions = [[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)]
+            slow_result(service.generate.remote(questions, [Sampling(max_tokens=model.max_tokens)] * 8), service)
             yield service
         finally:
             ray.get(service.close.remote())

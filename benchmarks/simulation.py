@@ -108,6 +108,9 @@ class LocalPool:
     def sizes(self) -> tuple[int, int]:
         return len(self.engines), len(self.engines)
 
+    def waiting(self) -> str:
+        return ""
+
     async def close(self) -> None:
         pass
 

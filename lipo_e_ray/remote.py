@@ -93,10 +93,10 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
             num_cpus=0, max_concurrency=2, resources={"node:__internal_head__": 0.001},
         ).remote(name, lipo_e_ray.__version__)
         try:
-            there = result(driver.folder.remote())
+            there = result(driver.folder.remote(), "the driver on the head node")
             if config:
-                result(driver.prepare.remote(to_dict(config), files))
-            result(driver.start.remote([command, there, *options]))
+                result(driver.prepare.remote(to_dict(config), files), "the run's files on the head node")
+            result(driver.start.remote([command, there, *options]), "the start on the head node")
             return _follow(driver, there, folder)
         except RayError as error:
             raise EngineError(f"{address}: lost the driver: {str(error).strip().splitlines()[-1]}; continue with: "

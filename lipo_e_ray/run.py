@@ -10,15 +10,18 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.data.ape import generate_instructions
 from lipo_e_ray.embedded import resolve_encoder
-from lipo_e_ray.engine.pool import EnginesConfig, result, start_service
+from lipo_e_ray.engine.actor import reason_of
+from lipo_e_ray.engine.pool import EnginesConfig, Progress, result, slow_result, start_service
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.latent.encoder import TextEncoder
 from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter, make_inverter
@@ -29,15 +32,19 @@ from lipo_e_ray.results.analysis import Records, read
 from lipo_e_ray.results.display import Display, Snapshot
 from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.results.report import best_prompt_document, final_line, write_report
+from lipo_e_ray.results.salvage import damaged_copy
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.session import ray_session, signals_interrupt
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.hyperband import Hyperband, plan_brackets
+from lipo_e_ray.tune.hyperband import Snapshot as Place
 from lipo_e_ray.tune.runner import start_bo_actor, tune_search
-from lipo_e_ray.types import Completion, InputError, InstructionSource, Message, Sampling
+from lipo_e_ray.types import Completion, EngineError, InputError, InstructionSource, Message, Sampling
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
 POLL_S = 0.5
 WARNINGS = "warnings.log"  # in the run folder, once there is one
+CLOSE_TIMEOUT_S = 60.0
 
 
 def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None,
@@ -73,7 +80,8 @@ def evaluate_best(folder: RunFolder, split: str, address: str | None = None, met
         with folder.claim(config), signals_interrupt(), ray_session(address):
             job = _Job(config, folder, inputs, display)
             with job.service() as service:
-                counts = result(service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split))))
+                request = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
+                counts = slow_result(request, service, f"the best prompt on {split}")
     seen = counts.observation
     print(f"{split} accuracy: {1 - seen.error:.1%} ({seen.evaluated - seen.errors} of {seen.evaluated} right, "
           f"{seen.unparseable} unparseable, {counts.failed} failed, {counts.new_calls} new LLM calls)")
@@ -118,10 +126,20 @@ class _Job:
                                 in_flight=2 * model.max_num_seqs)
         ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
         service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
+        if (copy := damaged_copy(ledger)).exists():
+            self._display.say(f"the ledger was damaged: what could not be read is asked again; its copy: {copy}")
         try:
-            yield service
+            with _Watch(self._display, service) as self._watch:
+                yield service
         finally:
-            ray.get(service.close.remote())
+            self._close(service)
+
+    def _close(self, service: ActorHandle) -> None:
+        try:
+            ray.get(service.close.remote(), timeout=CLOSE_TIMEOUT_S)
+        except RayError as error:  # its death has ended the run, with its own message
+            self._display.say(f"the evaluation service did not close: {reason_of(error)}")
+            ray.kill(service)
 
     def _instructions(self, service: ActorHandle) -> tuple[dict[str, InstructionSource], int]:
         """Seeds, the user's own and APE's; and how many LLM calls APE asked for (this time or an earlier one)."""
@@ -132,7 +150,7 @@ class _Job:
             def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
                 nonlocal asked
                 asked += len(chats)
-                return result(service.generate.remote(chats, samplings))
+                return slow_result(service.generate.remote(chats, samplings), service, "the model's instructions")
 
             written = generate_instructions(generate, self._inputs.task, config.ape, config.seed)
             instructions |= {text: "ape" for text in written if text not in instructions}
@@ -147,12 +165,14 @@ class _Job:
         here = ray.get_runtime_context().get_node_id()
         on_gpu = config.model.tensor_parallel == 1 and any(
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
-        bo_actor = start_bo_actor(_ProposerRecipe(config, self._inputs, instructions, self._folder, service), service,
-                                  gpus=BO_GPU_SHARE if on_gpu else 0.0)
+        recipe = _ProposerRecipe(config, self._inputs, instructions, self._folder, service)
+        bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
-        with _Watch(self._display, service, hyperband) as watch:
-            tune_search(hyperband, service, bo_actor, self._folder.path, watch.moved)
-        ray.kill(bo_actor)
+        self._watch.moved(hyperband.snapshot())
+        self._watch.asked = bo.waiting
+        tune_search(hyperband, service, bo, self._folder.path, self._watch.moved)
+        bo.close()
+        self._watch.moved(None)
 
     def _search_budget(self, paid: int) -> int:
         """What of ``max_llm_calls`` is left for validation: less APE, InvBO's rewriting and the test, each at most."""
@@ -167,7 +187,8 @@ class _Job:
         found = _read(self._folder)
         prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.best) if scored}
         self._display.say(f"measuring {len(prompts)} prompts on the {len(self._inputs.task.test)} test examples")
-        result([service.evaluate.remote(prompt, "test", len(self._inputs.task.test)) for prompt in prompts.values()])
+        requests = [service.evaluate.remote(prompt, "test", len(self._inputs.task.test)) for prompt in prompts.values()]
+        slow_result(requests, service, "the test split")
         return _read(self._folder)
 
 
@@ -196,19 +217,19 @@ class _ProposerRecipe:
                            config.max_exemplars)
 
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
-            return result(self._service.generate.remote(chats, samplings))
+            return slow_result(self._service.generate.remote(chats, samplings), self._service, "rewritten instructions")
 
         return space, make_inverter(config.encoder.name, encoder, generate)
 
 
 class _Watch:
-    """Feeds the display from a thread of its own while Ray Tune has the main one."""
+    """Feeds the display from a thread of its own while the main one waits; ``asked``: what else it may wait for."""
 
-    def __init__(self, display: Display, service: ActorHandle, hyperband: Hyperband) -> None:
+    def __init__(self, display: Display, service: ActorHandle) -> None:
+        self.asked: Callable[[], str] = str
         self._display = display
         self._service = service
-        self._walk = hyperband.snapshot()
-        self._calls_then = ray.get(service.progress.remote()).new_calls
+        self._place: tuple[Place, int] | None = None  # of the walk, and the calls when it came there
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
 
@@ -218,19 +239,28 @@ class _Watch:
 
     def __exit__(self, *exc: object) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(timeout=2 * POLL_S)  # an answer of the service may be on its way, or never come
 
-    def moved(self, walk: object) -> None:
-        """The walk has come a step further."""
-        self._walk = walk
-        self._calls_then = ray.get(self._service.progress.remote()).new_calls
+    def moved(self, walk: Place | None) -> None:
+        """The walk has come a step further, or is over."""
+        self._place = (walk, self._progress().new_calls) if walk else None
+
+    def _progress(self) -> Progress:
+        return result(self._service.progress.remote())
 
     def _poll(self) -> None:
         while not self._stopped.wait(POLL_S):
-            progress, walk = ray.get(self._service.progress.remote()), self._walk
-            done = min(walk.planned, walk.done + max(0, progress.new_calls - self._calls_then))
-            self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed,
-                                          progress.engines_ready, progress.engines))
+            try:
+                progress, place = self._progress(), self._place
+            except EngineError as error:
+                self._display.wait_for(str(error))  # the main thread's own wait ends the run, if it comes to that
+                continue
+            self._display.wait_for("; ".join(filter(None, (progress.waiting, self.asked()))))
+            if place:
+                walk, calls_then = place
+                done = min(walk.planned, walk.done + max(0, progress.new_calls - calls_then))
+                self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed,
+                                              progress.engines_ready, progress.engines))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,15 @@ from lipo_e_ray.types import Evaluation, Prompt, Proposal, Request
 
 
 class Walk:
-    """A ``Hyperband`` together with the prompts its ids stand for; ``on_rung`` is given each complete rung, once."""
+    """A ``Hyperband`` together with the prompts its ids stand for; ``on_rung`` is given each complete rung, once.
+
+    ``failed``: why it cannot go on.
+    """
 
     def __init__(self, hyperband: Hyperband, on_rung: Callable[[list[RungResult]], object]) -> None:
         self.hyperband = hyperband
         self.prompts: dict[str, Prompt] = {}
+        self.failed: Exception | None = None
         self._on_rung = on_rung
 
     def request(self, action: Propose) -> Request:

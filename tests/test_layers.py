@@ -11,9 +11,9 @@ ROOT = Path(lipo_e_ray.__file__).parent
 LAYERS = [
     {"types", "config", "install_check"},
     {"rundir", "embedded", "data.tasks", "data.arithmetic", "data.answers", "data.prompts", "data.seeds", "engine.base",
-     "results.ledger", "results.database", "data.ape"},
-    {"engine.vllm", "engine.replay", "engine.simulated", "engine.model", "engine.service",
-     "engine.actor", "engine.dispatch", "engine.pool"},
+     "results.ledger", "results.database", "results.salvage", "data.ape"},
+    {"engine.vllm", "engine.replay", "engine.simulated", "engine.model", "engine.meter",
+     "engine.service", "engine.actor", "engine.dispatch", "engine.pool"},
     {"latent.encoder", "latent.set_transformer", "latent.vae", "latent.training", "latent.space", "latent.inversion",
      "latent.clauses", "latent.vec2text"},
     {"surrogate.noise", "surrogate.exact", "surrogate.gp"},

@@ -7,6 +7,7 @@ restarts are off: they know nothing of hung engines, and lose the reason, which 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import ray
@@ -77,12 +78,20 @@ class EngineSlot:
         self._expected = expected
         self._changed = changed
         self._deaths = 0
+        self._placed = False
         self._begin()
 
     @property
     def ready(self) -> bool:
         """Whether requests can be sent."""
         return self.starting.done() and self.actor is not None and self.lost is None
+
+    def waiting(self, resources: str) -> str:
+        """In words, what it waits for before it can be sent requests; ``resources``: what Ray reserves for it."""
+        if self.ready or self.lost:
+            return ""
+        what = "its model" if self._placed else resources
+        return f"engine {self.number} waits for {what}, for {time.monotonic() - self._since:.0f} s"
 
     def answered(self) -> None:
         """A request came back: the engine works."""
@@ -108,6 +117,7 @@ class EngineSlot:
             self.actor = None
 
     def _begin(self) -> None:
+        self._since = time.monotonic()
         self.starting = asyncio.create_task(self._start())
         self.starting.add_done_callback(self._started)
 
@@ -121,9 +131,10 @@ class EngineSlot:
         for attempt in range(START_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(START_BACKOFF_S * 2 ** (attempt - 1))
-            self.actor = self._make_actor()
+            self.actor, self._placed = self._make_actor(), False
             try:
                 await self.actor.__ray_ready__.remote()  # without a limit: Ray may not have the resources yet
+                self._placed = True
                 async with asyncio.timeout(START_TIMEOUT_S):
                     fingerprints = await self.actor.ready.remote()
             except (RayError, TimeoutError) as error:

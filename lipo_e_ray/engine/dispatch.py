@@ -68,6 +68,7 @@ class Dispatcher:
         self._holders: dict[str, list[_Engine]] = {}
         self._arrivals = 0
         self._woken = False
+        self._paused = False
         self._error: Exception | None = None
 
     def add(self, number: int, capacity: int) -> None:
@@ -91,6 +92,11 @@ class Dispatcher:
         for wave in waves.values():
             for turn in (*wave.retries, *(turn for queue in wave.queues.values() for turn in queue)):
                 turn.engine.set_exception(error)
+
+    def pause(self, paused: bool) -> None:
+        """While it is, all that come wait for their turn."""
+        self._paused = paused
+        self._wake()
 
     @asynccontextmanager
     async def turn(self, prompt_id: str | None, n: int, wave: int, avoid: int | None) -> AsyncIterator[int]:
@@ -152,13 +158,13 @@ class Dispatcher:
 
     def _wake(self) -> None:
         """Match soon, once for all that happens now: among chunks that come together there is a choice."""
-        if not self._woken and self._waves:
+        if not self._woken and not self._paused and self._waves:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._match)
 
     def _match(self) -> None:
         self._woken = False
-        while match := self._next_match():
+        while not self._paused and (match := self._next_match()):
             turn, engine = match
             self._take_out(turn)
             engine.load += turn.n

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lipo_e_ray.engine.actor import EngineActor, EngineSlot, cause_of, reason_of
@@ -20,6 +20,7 @@ from lipo_e_ray.engine.dispatch import Dispatcher
 from lipo_e_ray.engine.service import EvaluationService, Progress
 from lipo_e_ray.types import (
     Completion,
+    EngineError,
     Fingerprints,
     InputError,
     LipoError,
@@ -31,8 +32,18 @@ from lipo_e_ray.types import (
     Task,
 )
 
-__all__ = ["EngineActor", "EnginePool", "EnginesConfig", "EvaluationService", "Progress", "result", "start_service"]
+__all__ = [
+    "EngineActor",
+    "EnginePool",
+    "EnginesConfig",
+    "EvaluationService",
+    "Progress",
+    "result",
+    "slow_result",
+    "start_service",
+]
 
+ANSWER_TIMEOUT_S = 120.0  # of an actor that has nothing long to do; the ledger waits up to 30 s for its file
 CLOSE_TIMEOUT_S = 10.0
 FOLLOW_S = 5.0  # between two looks at the cluster's GPUs; an engine takes longer than this to start
 
@@ -42,13 +53,14 @@ class EnginesConfig:
     """``count`` engines, some of which may wait for their resources, so that Ray's autoscaler starts nodes for them.
     ``None``: one for every GPU of the cluster, also for those that join later; without any, a single one on a CPU.
 
-    ``num_gpus`` and ``num_cpus`` are what Ray reserves for each; ``in_flight`` is how many examples one engine is
+    ``num_gpus`` and ``num_cpus`` are what Ray reserves for each (not a whole CPU: on a machine with an engine per core
+    nothing would be left for the trials); ``in_flight`` is how many examples one engine is
     given at a time; ``timeout_s`` how long it may take over a request before it counts as hung.
     """
 
     count: int | None = None
     num_gpus: float = 1.0
-    num_cpus: float = 1.0
+    num_cpus: float = 0.9
     in_flight: int = 256
     timeout_s: float = 600.0
 
@@ -99,6 +111,16 @@ class EnginePool:
     def sizes(self) -> tuple[int, int]:
         """Engines that are ready; engines in all, 0 before the first call."""
         return sum(slot.ready for slot in self._slots), len(self._slots)
+
+    def pause(self, paused: bool) -> None:
+        """See ``Pool``."""
+        self._dispatcher.pause(paused)
+
+    def waiting(self) -> str:
+        """See ``Pool``."""
+        wanted = {"GPU": self._config.num_gpus, "CPU": self._config.num_cpus}
+        resources = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        return next(filter(None, (slot.waiting(resources) for slot in self._slots)), "")
 
     async def close(self) -> None:
         """Close and kill all engines."""
@@ -178,18 +200,37 @@ def start_service(ledger_path: Path, task: Task, fingerprints: Fingerprints, mak
     service = ray.remote(EvaluationService).options(
         num_cpus=0, max_concurrency=1000, scheduling_strategy=here,
     ).remote(ledger_path, task, fingerprints, partial(EnginePool, task, fingerprints, make_engine, engines))
-    result(service.start.remote())
+    result(service.start.remote(), "the evaluation service's start")
     return service
 
 
-def result(reference: Any) -> Any:
-    """``ray.get`` that raises this package's own errors as they were raised, without Ray's traceback in their text."""
+def result(reference: Any, what: str = "the evaluation service", timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+    """``ray.get`` of ``what``, which is a sentence's subject.
+
+    Raises this package's own errors as they were raised, without Ray's traceback in their text, and ``EngineError``
+    when there is no answer in time, or its process is gone.
+    """
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=timeout_s)
     except RayTaskError as error:
         if isinstance(cause := cause_of(error), LipoError):
             raise cause from None
         raise
+    except GetTimeoutError:
+        raise EngineError(f"{what}: expected an answer within {timeout_s:.0f} s, got none; nothing that was answered "
+                          "is lost: look for a full machine and resume") from None
+    except (RayActorError, ObjectLostError) as error:
+        raise EngineError(f"{what}: expected an answer, got: {reason_of(error)}; nothing that was answered is lost: "
+                          "look for what ended the process (memory?) and resume") from None
+
+
+def slow_result(reference: Any, service: ActorHandle, what: str = "an evaluation") -> Any:
+    """``result`` of calls to ``service`` that take as long as engines, their resources and the ledger's disk take: what
+    has a time-out is the service's sign of life."""
+    references = reference if isinstance(reference, list) else [reference]
+    while len(ray.wait(references, num_returns=len(references), timeout=ANSWER_TIMEOUT_S)[0]) < len(references):
+        result(service.progress.remote(), f"{what}: the evaluation service", ANSWER_TIMEOUT_S)
+    return result(reference, what)
 
 
 async def _quietly(reference: Any) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from lipo_e_ray.engine.base import generation_key
+from lipo_e_ray.engine.meter import Meter, Progress, is_failed
+from lipo_e_ray.results.database import NotWritten
 from lipo_e_ray.results.ledger import Ledger, RungResult
 from lipo_e_ray.types import (
     Completion,
@@ -24,7 +25,6 @@ from lipo_e_ray.types import (
     Prompt,
     Proposal,
     Sampling,
-    Status,
     Task,
 )
 
@@ -34,8 +34,9 @@ Payment = tuple[int, dict[Key, Outcome | Completion]]  # calls sent, the last an
 
 CHUNK = 16  # what one request to an engine holds: some milliseconds of RPC, and what a kill can lose per request
 ATTEMPTS = 3
+LEDGER_RETRY_S = 1.0
+LEDGER_WAIT_S = 600.0  # for a disk that is full or a file that is locked; then the run ends
 BACKOFF_S = 0.5  # before the second attempt; four times as long before each further one
-RATE_WINDOW_S = 20.0
 
 
 class Pool(Protocol):
@@ -58,25 +59,15 @@ class Pool(Protocol):
         """Engines that are ready; engines in all, 0 before the first call."""
         ...
 
+    def pause(self, paused: bool) -> None:
+        """Whether to send nothing more; what is in flight stays so."""
+        ...
+
+    def waiting(self) -> str:
+        """What the first engine that is not ready waits for, and how long; empty when all are ready."""
+        ...
+
     async def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """``calls`` and tokens: all in the ledger; ``new_calls``, ``failed`` attempts: since this service started.
-
-    ``rate``: evaluations answered per second, over the last 20 s.
-    """
-
-    calls: int
-    new_calls: int
-    failed: int
-    rate: float
-    engines_ready: int
-    engines: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
 
 
 class EvaluationService:
@@ -94,11 +85,13 @@ class EvaluationService:
         }
         self._pool = make_pool()
         self._paying: dict[Key, asyncio.Task[Payment]] = {}
+        self._writing = asyncio.Lock()
+        self._unwritten = ""  # why the last write did not succeed
 
     async def start(self) -> None:
         """To be called once, before anything else: an error here, unlike one in an actor's constructor, stays whole."""
         self._ledger = Ledger(self._path, self._fingerprints)
-        self._meter = _Meter(self._ledger)
+        self._meter = Meter(self._ledger)
 
     async def evaluate(self, prompt: Prompt, split: Split, n: int, wave: int = 0) -> Evaluation:
         """``prompt`` on the first ``n`` examples of ``split``; all outcomes are in the ledger when this returns.
@@ -110,17 +103,19 @@ class EvaluationService:
         if not 1 <= n <= len(self._example_ids[split]):
             raise ValueError(f"expected 1 to {len(self._example_ids[split])} examples of {split}, got {n}")
         example_ids = self._example_ids[split][:n]
-        known = self._ledger.statuses(prompt.id, split)
-        unpaid = [(prompt.id, example_id) for example_id in example_ids if example_id not in known]
+
+        def unpaid() -> list[Key]:
+            known = self._ledger.statuses(prompt.id, split)
+            return [(prompt.id, example_id) for example_id in example_ids if example_id not in known]
 
         async def send(keys: list[Key], avoid: int | None) -> tuple[int, list[Outcome]]:
             engine, outcomes = await self._pool.evaluate(prompt, [example_id for _, example_id in keys], avoid, wave)
-            self._ledger.record_outcomes(split, outcomes)
+            await self._write(lambda: self._ledger.record_outcomes(split, outcomes))
             return engine, outcomes
 
-        if unpaid:
-            self._ledger.record_prompt(prompt)
-        new_calls, _ = await self._settle(unpaid, send)
+        if unpaid():
+            await self._write(lambda: self._ledger.record_prompt(prompt))
+        new_calls, _ = await self._settle(unpaid(), send)
         observation = self._ledger.observation(prompt.id, example_ids)
         return Evaluation(observation, failed=n - observation.evaluated, new_calls=new_calls)
 
@@ -139,7 +134,7 @@ class EvaluationService:
             engine, completions = await self._pool.generate(
                 [requests[key][0] for key in keys], [requests[key][1] for key in keys], avoid)
             for (key, _), completion in zip(keys, completions, strict=True):
-                self._ledger.record_generation(key, completion)
+                await self._write(partial(self._ledger.record_generation, key, completion))
             return engine, completions
 
         _, failed = await self._settle([key for key in requests if self._ledger.generation(key[0]) is None], send)
@@ -181,7 +176,7 @@ class EvaluationService:
                 engine, answers = await send(sent, engine)
                 self._meter.count(answers)
                 calls += len(sent)
-                failed = {key: answer for key, answer in zip(sent, answers, strict=True) if _is_failed(answer)}
+                failed = {key: answer for key, answer in zip(sent, answers, strict=True) if is_failed(answer)}
                 if not failed:
                     break
             return calls, failed
@@ -189,11 +184,33 @@ class EvaluationService:
             for key in keys:
                 del self._paying[key]
 
+    async def _write(self, write: Callable[[], None]) -> None:
+        """Try until it is written: answers that are paid for outlast a full disk. Meanwhile nothing more is sent.
+
+        Raises ``NotWritten`` when it takes too long.
+        """
+        deadline = time.monotonic() + LEDGER_WAIT_S
+        async with self._writing:  # each try at a locked file blocks this process for seconds
+            while True:
+                try:
+                    write()
+                except NotWritten as error:
+                    if time.monotonic() > deadline:
+                        raise
+                    self._unwritten = str(error)
+                    self._pool.pause(True)
+                    await asyncio.sleep(LEDGER_RETRY_S)
+                else:
+                    if self._unwritten:
+                        self._unwritten = ""
+                        self._pool.pause(False)
+                    return
+
     # ---- the search's own records ----
 
     async def record_proposals(self, bracket: int, proposals: Sequence[Proposal]) -> None:
         """See ``Ledger.record_proposals``."""
-        self._ledger.record_proposals(bracket, proposals)
+        await self._write(lambda: self._ledger.record_proposals(bracket, proposals))
 
     async def recorded_proposals(self, bracket: int) -> list[Proposal] | None:
         """The proposals of an earlier walk, in order, or ``None``."""
@@ -201,11 +218,11 @@ class EvaluationService:
 
     async def record_rung(self, result: RungResult) -> None:
         """See ``Ledger.record_rung``."""
-        self._ledger.record_rung(result)
+        await self._write(lambda: self._ledger.record_rung(result))
 
     async def progress(self) -> Progress:
         """Cheap enough to ask several times a second."""
-        return self._meter.read(*self._pool.sizes())
+        return self._meter.read(*self._pool.sizes(), self._unwritten or self._pool.waiting())
 
     async def close(self) -> None:
         """Stop what is under way, the engines, the ledger. A second call does nothing."""
@@ -215,33 +232,3 @@ class EvaluationService:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pool.close()
         self._ledger.close()
-
-
-class _Meter:
-    """Running sums: the ledger is asked once, at the start."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._before = ledger.calls()
-        self._tokens = ledger.tokens()
-        self._new = self._failed = 0
-        self._start = time.monotonic()
-        self._evaluated: deque[tuple[float, int]] = deque()
-
-    def count(self, answers: Sequence[Outcome | Completion]) -> None:
-        answered = [answer for answer in answers if not _is_failed(answer)]
-        self._new += len(answers)
-        self._failed += len(answers) - len(answered)
-        for name in self._tokens:
-            self._tokens[name] += sum(getattr(answer, name) for answer in answered)
-        self._evaluated.append((time.monotonic(), sum(isinstance(answer, Outcome) for answer in answered)))
-
-    def read(self, ready: int, engines: int) -> Progress:
-        now = time.monotonic()
-        while self._evaluated and self._evaluated[0][0] < now - RATE_WINDOW_S:
-            self._evaluated.popleft()
-        rate = sum(n for _, n in self._evaluated) / min(RATE_WINDOW_S, now - self._start)
-        return Progress(self._before + self._new, self._new, self._failed, rate, ready, engines, **self._tokens)
-
-
-def _is_failed(answer: Outcome | Completion) -> bool:
-    return bool(answer.error) if isinstance(answer, Completion) else answer.status is Status.FAILED

@@ -15,11 +15,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from lipo_e_ray.results.salvage import is_damaged, salvage
 from lipo_e_ray.types import InputError, LipoError
 
 SCHEMA_VERSION = 1
 LOCK_WAIT_S = 20.0  # a killed run's actor may outlive its driver by some seconds
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 5.0  # nobody else should hold it for long; the service tries again for longer
 
 _SCHEMA = """
 CREATE TABLE outcomes (
@@ -46,6 +47,10 @@ CREATE TABLE rungs (
 """
 
 
+class NotWritten(LipoError):
+    """Nothing of a transaction is in the file: it is locked, or its disk is full. A later try may succeed."""
+
+
 class Database:
     """An open ledger file, for its one writer (a second one waits ``LOCK_WAIT_S`` for the first to end) or a reader.
 
@@ -61,6 +66,7 @@ class Database:
                 if writable:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     opened.enter_context(_lock(self.path.with_suffix(".lock")))
+                    self._mend()
                 # An async actor builds its ledger in one thread and uses it in another, never in two at once.
                 self._db = opened.enter_context(closing(sqlite3.connect(
                     f"{self.path.as_uri()}?mode={'rwc' if writable else 'ro'}", uri=True, timeout=BUSY_TIMEOUT_S,
@@ -71,13 +77,17 @@ class Database:
             raise InputError(f"ledger {self.path}: expected a ledger that this run can use, got: {error}; "
                              "move the file away or name another run folder") from error
 
+    def _mend(self) -> None:
+        """Keep of a damaged file what can be read; the rest is asked again."""
+        if self.path.exists() and is_damaged(self.path) and not salvage(self.path, _create):
+            raise InputError(f"ledger {self.path}: expected at least a row that can be read, found a damaged file "
+                             "without; restore it from a copy or name another run folder")
+
     def _prepare(self, writable: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if writable and version == 0 and tables == 0:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # One transaction: a kill here leaves an empty file, which the next run fills.
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            _create(self._db)
             version = SCHEMA_VERSION
         if version != SCHEMA_VERSION:
             raise InputError(f"ledger {self.path}: expected schema version {SCHEMA_VERSION}, got {version}; "
@@ -98,26 +108,37 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block's writes, or none. Raises ``LipoError``, for a broken unique key "outcome paid twice"."""
+        """All of the block's writes, or none.
+
+        Raises ``NotWritten``, and ``LipoError`` for what no later try can write: a broken unique key is "outcome paid
+        twice".
+        """
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:  # SQLite itself rolls back when the disk is full
                     self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.IntegrityError as error:
             raise LipoError(f"outcome paid twice: {error}; nothing of this batch was written to {self.path}") from error
         except sqlite3.DatabaseError as error:
-            raise LipoError(f"ledger {self.path}: expected to write to it, got: {error}; nothing was lost, free "
-                            "the file or the disk and resume") from error
+            kind = NotWritten if isinstance(error, sqlite3.OperationalError) else LipoError
+            raise kind(f"ledger {self.path}: expected to write to it, got: {error}; free the file or the disk, and "
+                       "resume if the run has ended") from error
 
     def insert(self, into: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = "") -> None:
         """``into``: "table (column, ...)"; to be called inside ``transaction``."""
         marks = ", ".join("?" * (into.count(",") + 1))
         self._db.executemany(f"INSERT INTO {into} VALUES ({marks}) {on_conflict}", rows)
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    # One transaction: a kill here leaves an empty file, which the next run fills.
+    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _lock(path: Path) -> TextIO:

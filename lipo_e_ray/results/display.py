@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lipo_e_ray.tune.hyperband import Snapshot as Walk
 
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15.0  # twice as often as promised: a busy machine wakes threads late
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Display:
         self._snapshot: Snapshot | None = None
         self._said = "starting"
         self._newest: Snapshot | str = self._said
+        self._waiting = ""
         self._lock = threading.RLock()  # a signal handler may speak while its own thread is writing
         self._stopped = threading.Event()
         self._live: Live | None = None
@@ -122,6 +123,10 @@ class Display:
             if self._live is None and (before is None or before.position != snapshot.position):
                 self._write(str(snapshot))
 
+    def wait_for(self, text: str) -> None:
+        """Take what the run waits for; nothing when it is empty."""
+        self._waiting = _one_line(text)
+
     def say(self, text: str) -> None:
         """Write one sentence, above the panel where there is one."""
         with self._lock:
@@ -134,13 +139,17 @@ class Display:
         self._console.print(f"[{elapsed:>5}] {line}", markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def _beat(self) -> None:
-        wait = self._heartbeat
-        while not self._stopped.wait(wait):
-            with self._lock:
-                wait = self._last_line + self._heartbeat - self._now()
-                if wait <= 0:
-                    self._write(f"still: {self._newest}")
-                    wait = self._heartbeat
+        while not self._stopped.wait(self.beat()):
+            pass
+
+    def beat(self) -> float:
+        """Write a line if none was written for ``heartbeat`` seconds; the seconds until the next one may be due."""
+        with self._lock:
+            wait = self._last_line + self._heartbeat - self._now()
+            if wait > 0:
+                return wait
+            self._write(f"still: {self._newest}" + (f" | {self._waiting}" if self._waiting else ""))
+            return self._heartbeat
 
     def _panel(self) -> Panel:
         grid = Table.grid(padding=(0, 2))
@@ -150,6 +159,8 @@ class Display:
                          ProgressBar(total=max(snapshot.walk.planned, 1), completed=snapshot.done, width=40))
             for name, value in snapshot.facts().items():
                 grid.add_row(Text(name, style="dim"), Text(value, style="bold" if name == "best" else ""))
+        if self._waiting:
+            grid.add_row(Text("waiting", style="dim"), Text(self._waiting))
         grid.add_row(Text("last", style="dim"), Text(self._said))
         title = f"lipo-e-ray | {clock(self._now() - self._began)}"
         return Panel(grid, title=title, title_align="left")

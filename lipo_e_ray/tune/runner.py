@@ -15,16 +15,17 @@ from ray.actor import ActorHandle
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lipo_e_ray.engine.actor import cause_of
+from lipo_e_ray.engine.pool import slow_result
 from lipo_e_ray.results.ledger import RungResult
 from lipo_e_ray.search import Walk
-from lipo_e_ray.tune.bo_actor import BOActor, Proposer
+from lipo_e_ray.tune.bo_actor import BOActor, BOSlot, Proposer
 from lipo_e_ray.tune.hyperband import Hyperband, Snapshot
 from lipo_e_ray.tune.scheduler import BracketScheduler
 from lipo_e_ray.tune.searcher import ProposalSearcher
 from lipo_e_ray.tune.trainable import BracketTrial
 
-TRIAL_CPUS = 0.01  # a trial only waits; Tune refuses 0
+TRIAL_CPUS = 0.001  # a trial only waits; Tune refuses 0
+TRIAL_DEATHS = 3  # of one trial's processes, after which it is started again
 MAX_TRIALS = 1000  # no limit: the schedule has one
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box even at verbose=0; the old one see _Silent
@@ -42,14 +43,14 @@ def start_bo_actor(make_proposer: Callable[[], Proposer], service: ActorHandle, 
     # One thread: the matrices are small, and on a machine without a GPU the engine needs the other cores.
     environment = {"OMP_NUM_THREADS": "1"} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
     return ray.remote(BOActor).options(
-        num_cpus=TRIAL_CPUS, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment},
+        num_cpus=0, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment},
     ).remote(make_proposer, service)
 
 
 def tune_search(
     hyperband: Hyperband,
     service: ActorHandle,
-    bo_actor: ActorHandle,
+    bo: BOSlot,
     storage: Path,
     on_event: Callable[[Snapshot], object] = lambda snapshot: None,
 ) -> None:
@@ -61,11 +62,11 @@ def tune_search(
     Raises what an evaluation or the proposer raised (``EngineError``, ``InputError``), and ``KeyboardInterrupt``.
     """
     def on_rung(results: list[RungResult]) -> None:
-        ray.get([service.record_rung.remote(result) for result in results])
+        slow_result([service.record_rung.remote(one) for one in results], service, "the record of a rung")
         on_event(hyperband.snapshot())
 
     walk = Walk(hyperband, on_rung)
-    searcher = ProposalSearcher(walk, bo_actor, lambda: on_event(hyperband.snapshot()))
+    searcher = ProposalSearcher(walk, bo, lambda: on_event(hyperband.snapshot()))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:
         tuner = tune.Tuner(
@@ -78,12 +79,12 @@ def tune_search(
             run_config=tune.RunConfig(
                 name="search", storage_path=folder, verbose=0, callbacks=[_Silent()],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(fail_fast=True),
+                failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
             ),
         )
-        results = tuner.fit()
-    for error in results.errors:
-        raise cause_of(error)
+        tuner.fit()
+    if walk.failed:
+        raise walk.failed
 
 
 class _Silent(TrialProgressCallback):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from lipo_e_ray.engine.actor import cause_of, reason_of
 from lipo_e_ray.search import Walk
 from lipo_e_ray.tune.hyperband import Evaluate
 from lipo_e_ray.tune.searcher import trial_config
+from lipo_e_ray.types import EngineError
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -42,6 +45,9 @@ class BracketScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the walk; pause the trial without a checkpoint, or stop it when its bracket is over."""
+        if error := result.get("error"):
+            self._walk.failed = error
+            return TrialScheduler.STOP
         bracket = trial.config["bracket"]
         self._walk.observe(bracket, trial.config["rung"], result["evaluations"])
         actions = self._walk.hyperband.actions()
@@ -76,7 +82,13 @@ class BracketScheduler(TrialScheduler):
             tune_controller.stop_trial(trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Nothing: the run ends with the trial's error (fail fast)."""
+        """A process that died with its node, or for want of memory, is started again with its rung; the ledger answers
+        for what was paid. The run ends when that does not help."""
+        if not trial.should_recover():
+            error = cause_of(trial.get_pickled_error())
+            self._walk.failed = error if not isinstance(error, RayError) else EngineError(
+                f"the trial of bracket {trial.config['bracket'] + 1} broke {trial.num_failures} times, last: "
+                f"{reason_of(error)}; nothing is lost: remove the cause and resume")
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Nothing: the walk has the result already."""

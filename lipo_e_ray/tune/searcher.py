@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
 from ray.tune.search import Searcher
 
-from lipo_e_ray.engine.pool import result
 from lipo_e_ray.search import Walk
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.hyperband import Evaluate, Propose
 
 
@@ -23,19 +21,20 @@ def trial_config(walk: Walk, action: Evaluate) -> dict[str, Any]:
 class ProposalSearcher(Searcher):
     """Asks the BO actor for the next bracket's prompts while others run, and hands a bracket out once it has them."""
 
-    def __init__(self, walk: Walk, bo_actor: ActorHandle, on_proposals: Callable[[], object]) -> None:
+    def __init__(self, walk: Walk, bo: BOSlot, on_proposals: Callable[[], object]) -> None:
         super().__init__()
         self._walk = walk
-        self._bo_actor = bo_actor
+        self._bo = bo
         self._on_proposals = on_proposals
-        self._pending: ray.ObjectRef | None = None
         self._started: set[int] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; ``None`` while there is nothing to start. Never blocks Tune's event loop.
 
-        Raises what the BO actor raised.
+        Raises what the BO actor or a trial raised: from here, unlike from elsewhere, it ends Tune's loop.
         """
+        if self._walk.failed:
+            raise self._walk.failed
         hyperband = self._walk.hyperband
         if (actions := hyperband.actions()) and isinstance(actions[0], Propose):
             self._take_proposals(actions[0])
@@ -48,11 +47,8 @@ class ProposalSearcher(Searcher):
         return None
 
     def _take_proposals(self, action: Propose) -> None:
-        if self._pending is None:
-            self._pending = self._bo_actor.propose.remote(self._walk.request(action))
-        if ray.wait([self._pending], timeout=0)[0]:
-            proposals = result(self._pending)
-            self._pending = None
+        proposals = self._bo.propose(lambda: self._walk.request(action))
+        if proposals is not None:
             self._walk.enter(action.bracket, proposals)
             self._on_proposals()
 

@@ -11,7 +11,8 @@ from typing import Any
 from ray import tune
 from ray.actor import ActorHandle
 
-from lipo_e_ray.engine.pool import result
+from lipo_e_ray.engine.pool import slow_result
+from lipo_e_ray.types import LipoError
 
 
 class BracketTrial(tune.Trainable):
@@ -21,11 +22,18 @@ class BracketTrial(tune.Trainable):
         self._service = service
 
     def step(self) -> dict[str, Any]:
-        """One ``Evaluation`` per prompt, in order, under ``evaluations``. Raises what the service raises."""
+        """One ``Evaluation`` per prompt, in order, under ``evaluations``; or under ``error`` what the service raised.
+
+        Returned and not raised: Tune starts a trial that raises or dies again, and only the latter is worth it.
+        """
         config = self.config
-        return {"evaluations": result([
-            self._service.evaluate.remote(prompt, "validation", config["fidelity"], config["wave"])
-            for prompt in config["prompts"]])}
+        requests = [self._service.evaluate.remote(prompt, "validation", config["fidelity"], config["wave"])
+                    for prompt in config["prompts"]]
+        try:
+            return {"evaluations": slow_result(requests, self._service, f"bracket {config['bracket'] + 1}, rung "
+                                                                        f"{config['rung'] + 1}")}
+        except LipoError as error:
+            return {"error": error}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The process goes on with another rung; Tune has already put ``new_config`` into ``self.config``."""

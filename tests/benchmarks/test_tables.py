@@ -78,6 +78,9 @@ def test_a_replay_through_the_service_sees_what_the_search_sees(table, tmp_path)
         def sizes(self):
             return 1, 1
 
+        def waiting(self):
+            return ""
+
         async def close(self):
             await engine.close()
 

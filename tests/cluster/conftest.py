@@ -54,7 +54,7 @@ class Head:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return kept | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder / "home"),
-            "PYTHONPATH": str(Path(__file__).parent / "simulated"), "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": f"{Path(__file__).parent / 'simulated'}{os.pathsep}{ROOT}", "PYTHONWARNINGS": "ignore",
             "CUDA_VISIBLE_DEVICES": "", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_API_SERVER_ADDRESS": self.dashboard,
@@ -137,31 +137,51 @@ def write_task(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-@pytest.fixture(scope="session")
-def head() -> Iterator[Head]:
+def new_head() -> Head:
+    """Folder, token and free ports for one; not started."""
     folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))  # short: Ray's sockets lie below, 107 bytes at most
-    head = Head(folder, dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
     (folder / "home").mkdir()
     write_task(folder / "work" / "task")
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(secrets.token_hex(32))
+    return Head(folder, dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))
+
+
+@contextlib.contextmanager
+def ray_start(head: Head, *arguments: str) -> Iterator[subprocess.Popen]:
+    """``ray start --block``, once it is up; it ends with the block, and so do the processes it started."""
     # gRPC's fork handlers crash every third server that Ray Client starts (ray 2.60): cluster/ switches them off too.
     environment = head.environment | {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_gcs_server_port_wait_time_s": str(START_S)}
-    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--dashboard-host",
-               "127.0.0.1", "--num-cpus", "2", "--num-gpus", "0", "--object-store-memory", str(100 * 2**20),
-               "--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", folder,
-               *(word for name, port in head.ports.items() for word in (f"--{name}", str(port)))]
-    with (folder / "log").open("w+") as log:
+    command = [BIN / "ray", "start", "--block", "--node-ip-address", "127.0.0.1", "--num-gpus", "0",
+               "--object-store-memory", str(100 * 2**20), "--min-worker-port", "0", "--max-worker-port", "0",
+               *arguments]
+    path = head.folder / f"log-{secrets.token_hex(4)}"
+    with path.open("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + START_S
-            while "--block" not in (folder / "log").read_text():
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            while "--block" not in path.read_text():
+                assert process.poll() is None and time.monotonic() < deadline, path.read_text()
                 time.sleep(0.2)
-            yield head
+            yield process
         finally:
-            process.terminate()  # it ends the processes it started
+            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=60)
             with contained(process):
-                shutil.rmtree(folder, ignore_errors=True)
+                pass
+
+
+def ray_head(head: Head, cpus: int = 2) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    """The head node itself; one that ended may be started again."""
+    ports = [word for name, port in head.ports.items() for word in (f"--{name}", str(port))]
+    return ray_start(head, "--head", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir",
+                     str(head.folder), *ports)
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    head = new_head()
+    with ray_head(head):
+        yield head
+    shutil.rmtree(head.folder, ignore_errors=True)

@@ -180,3 +180,29 @@ def test_the_actor_maps_ids_to_examples_and_builds_its_engine_once(fake_engines,
 def test_reasons_are_one_line():
     assert reason_of(TimeoutError()) == "no answer in time"
     assert reason_of(EngineError("two\nlines")) == "EngineError: two lines"
+
+
+def test_it_says_what_it_waits_for(made, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def go():
+        resources, said = asyncio.Event(), []
+        monkeypatch.setattr(StubActor, "placed", lambda self: resources.wait())
+        slot = slot_with(made, [])
+        model = asyncio.Event()
+        await asyncio.sleep(0)
+
+        async def load():
+            await model.wait()
+            return PRINTS
+
+        made[0].remote = load
+        for happens in (resources.set, model.set, lambda: None):
+            now[0] += 65
+            said.append(slot.waiting("0.9 GPU"))
+            happens()
+            await asyncio.sleep(0.01)
+        return said
+
+    assert asyncio.run(go()) == ["engine 0 waits for 0.9 GPU, for 65 s", "engine 0 waits for its model, for 130 s", ""]

@@ -390,3 +390,22 @@ def test_a_turn_ends_with_an_error_too():
             assert number == 0
 
     asyncio.run(go())
+
+
+def test_while_paused_nothing_gets_its_turn_and_what_is_at_work_ends():
+    async def go():
+        async with world(4) as w:
+            first = w.ask("p", 4)
+            await w.settle()
+            w.dispatcher.pause(True)
+            w.ask("p", 4)
+            await w.answer(first)
+            w.ask("q", 1)
+            w.add(4)
+            await w.settle()
+            assert w.sent == [first]
+            w.dispatcher.pause(False)
+            await w.settle()
+            assert not w.waiting
+
+    asyncio.run(go())

@@ -3,15 +3,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from lipo_e_ray.engine import pool as module
-from lipo_e_ray.engine.pool import EnginePool, EnginesConfig, result, start_service
+from lipo_e_ray.engine.pool import EnginePool, EnginesConfig, result, slow_result, start_service
 from lipo_e_ray.results.ledger import Ledger
 from lipo_e_ray.types import EngineError, Fingerprints, InputError, Observation, Prompt, Sampling
 
@@ -252,3 +254,49 @@ def test_only_when_all_engines_are_given_up_everyone_is_told_why(stub_pool):
 
     assert asyncio.run(go({0})) == [str((1, []))] * 3
     assert asyncio.run(go({0, 1})) == ["1 is gone"] * 3
+
+
+class Slow:
+    """A service whose evaluations take a while, and that can be made to hang."""
+
+    async def evaluate(self, seconds):
+        await asyncio.sleep(seconds)
+        return seconds
+
+    async def progress(self):
+        return 1
+
+    async def hang(self):
+        time.sleep(3600)
+
+
+@pytest.fixture
+def slow(ray_cluster, monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 1.0)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    actor = ray.remote(Slow).options(num_cpus=0, max_concurrency=10).remote()
+    ray.get(actor.progress.remote())
+    yield actor
+    ray.kill(actor)
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_a_wait_has_an_end_and_says_what_it_waited_for(slow):
+    with pytest.raises(EngineError, match="^the last rung: expected an answer within 1 s, got none; nothing"):
+        result(slow.evaluate.remote(3600), "the last rung", timeout_s=1)
+
+
+def test_work_may_take_long_as_long_as_the_service_lives(slow):
+    assert slow_result([slow.evaluate.remote(2.5), slow.evaluate.remote(0)], slow) == [2.5, 0]
+    request = slow.evaluate.remote(3600)
+    slow.hang.remote()
+    with pytest.raises(EngineError, match="^rung 2: the evaluation service: expected an answer within 1 s, got none"):
+        slow_result(request, slow, "rung 2")
+
+
+def test_an_actor_that_died_is_an_error_in_one_line(slow):
+    request = slow.evaluate.remote(3600)
+    ray.kill(slow)
+    with pytest.raises(EngineError, match="^rung 2: expected an answer, got: ActorDiedError: ") as caught:
+        slow_result(request, slow, "rung 2")
+    assert "\n" not in str(caught.value)

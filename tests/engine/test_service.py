@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
 from lipo_e_ray.engine import service as module
 from lipo_e_ray.engine.service import EvaluationService
+from lipo_e_ray.results import database
+from lipo_e_ray.results.database import NotWritten
 from lipo_e_ray.results.ledger import Ledger, RungResult
 from lipo_e_ray.types import (
     Completion,
@@ -39,6 +42,7 @@ class LocalPool:
         self.waves = []
         self.chunks = []
         self.error = None
+        self.pauses = []
         self.gate = None  # when set, all but the first chunk wait for it
 
     async def evaluate(self, prompt, example_ids, avoid, wave):
@@ -59,6 +63,12 @@ class LocalPool:
 
     def sizes(self):
         return 1, 2
+
+    def pause(self, paused):
+        self.pauses.append(paused)
+
+    def waiting(self):
+        return "engine 1 waits"
 
     async def close(self):
         await self.engine.close()
@@ -307,17 +317,6 @@ def test_progress(opened):
     assert progress.rate > 1
 
 
-def test_the_rate_forgets_what_is_older_than_its_window(opened, monkeypatch):
-    async def go():
-        async with opened() as (service, _):
-            await service.evaluate(PROMPT, "validation", 20)
-            monkeypatch.setattr(module, "RATE_WINDOW_S", 0.05)
-            await asyncio.sleep(0.06)
-            return (await service.progress()).rate
-
-    assert asyncio.run(go()) == 0
-
-
 def test_the_searchs_records(opened, look):
     proposal = Proposal(PROMPT, Origin("seed", "seeds", 0))
     rung = RungResult(0, "seeds", 1, 0, 8, Observation(PROMPT.id, 3, 8), True, 8)
@@ -333,3 +332,57 @@ def test_the_searchs_records(opened, look):
 
     assert asyncio.run(go()) == (None, [proposal], None)
     assert look(lambda ledger: ledger.rungs()) == [rung]
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process's connection to the ledger's file."""
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as other:
+        yield other
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_answers_wait_for_a_ledger_that_cannot_be_written_and_nothing_more_is_sent(opened, other, fake_engines, look,
+                                                                                  monkeypatch):
+    monkeypatch.setattr(module, "LEDGER_RETRY_S", 0.01)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.01)
+
+    async def go():
+        async with opened() as (service, pool):
+            await service.evaluate(PROMPT, "validation", 4)
+            assert (await service.progress()).waiting == "engine 1 waits"
+            other.execute("BEGIN IMMEDIATE")
+            request = asyncio.create_task(service.evaluate(PROMPT, "validation", 32))
+            await until(lambda: pool.pauses)
+            waiting = (await service.progress()).waiting
+            assert not request.done()
+            other.execute("ROLLBACK")
+            return waiting, await request, pool.pauses
+
+    waiting, evaluation, pauses = asyncio.run(go())
+    assert "ledger.sqlite: expected to write to it, got: database is locked; free the file or the disk" in waiting
+    assert evaluation.new_calls == 28 and evaluation.observation.evaluated == 32
+    assert set(pauses[:-1]) == {True} and pauses[-1] is False
+    assert max(fake_engines.calls.values()) == 1
+    assert look(lambda ledger: ledger.calls()) == 32
+
+
+def test_a_ledger_that_stays_unwritable_ends_the_run(opened, other, monkeypatch):
+    for name, value in (("LEDGER_RETRY_S", 0.01), ("LEDGER_WAIT_S", 0.1)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.01)
+
+    async def go():
+        async with opened() as (service, _):
+            await service.evaluate(PROMPT, "validation", 4)
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(NotWritten, match="database is locked"):
+                await service.evaluate(PROMPT, "validation", 32)
+            other.execute("ROLLBACK")
+
+    asyncio.run(go())

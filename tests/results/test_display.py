@@ -1,6 +1,7 @@
 import io
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -84,6 +85,35 @@ def test_a_heartbeat_repeats_the_newest_state(out):
     time.sleep(0.06)
     assert out.getvalue() == written
     assert not [t for t in threading.enumerate() if t.name == "display-heartbeat"]
+
+
+def test_a_line_at_least_every_30_seconds_also_when_nothing_changes(out):
+    """On a clock of its own: the thread sleeps as long as ``beat`` says, here 3 s longer each time."""
+    clock, written = [0.0], [0.0]
+    display = Display(Console(file=out, width=60), now=lambda: clock[0])
+    display.update(snapshot(rate=0.0))
+    while clock[0] < 600:
+        sleep = display.beat()
+        if out.getvalue().count("\n") > len(written):
+            written.append(clock[0])
+        display.update(snapshot(rate=0.0))  # no change: no line, and none is put off
+        clock[0] += sleep + 3
+    assert max(after - before for before, after in pairwise(written)) <= 30
+    assert written[-1] > 570
+
+
+def test_a_heartbeat_says_what_the_run_waits_for(out):
+    clock = [0.0]
+    display = Display(Console(file=out, width=60), now=lambda: clock[0])
+    display.say("asking the model")
+    display.wait_for("engine 2 waits for 0.9 GPU, for 65 s")
+    clock[0] = 20.0
+    display.beat()
+    display.wait_for("")
+    clock[0] = 40.0
+    display.beat()
+    assert out.getvalue().splitlines()[1:] == [
+        "[ 0:20] still: asking the model | engine 2 waits for 0.9 GPU, for 65 s", "[ 0:40] still: asking the model"]
 
 
 def test_in_a_terminal_a_panel_holds_the_facts_and_goes_away(out):

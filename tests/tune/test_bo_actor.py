@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from functools import partial
 
 import pytest
 import ray
 
+from lipo_e_ray.tune import bo_actor
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.runner import start_bo_actor
-from lipo_e_ray.types import InputError, Origin, Prompt, Proposal, Request
+from lipo_e_ray.types import EngineError, InputError, Origin, Prompt, Proposal, Request
 
 REQUEST = Request("hyperband", 7, 1)
 
@@ -77,3 +81,62 @@ def test_while_the_seeds_race_the_proposer_is_prepared(cluster):
     assert seeds[0].prompt.instruction.endswith(", 0 0")
     third = ray.get(actor.propose.remote(Request("hyperband", 2, 1)))
     assert third[0].prompt.instruction.endswith(", 1 0") and later
+
+
+class BreakingProposer:
+    """Takes its process with it, or hangs, once for each file in ``orders``."""
+
+    def __init__(self, orders):
+        self.orders = orders
+
+    def prepare(self):
+        pass
+
+    def propose(self, request):
+        for order in sorted(self.orders.iterdir()):
+            order.unlink()
+            if order.name.startswith("exit"):
+                os._exit(1)
+            time.sleep(3600)
+        return [Proposal(Prompt(f"{request.bracket}.{i}"), Origin("ape", request.stage, request.bracket))
+                for i in range(request.count)]
+
+
+@pytest.fixture
+def broken_slot(cluster, tmp_path):
+    """A slot whose actors carry out the orders given."""
+    slots = []
+
+    def broken_slot(*orders):
+        for order in orders:
+            (tmp_path / order).touch()
+        service = ray.remote(Records).options(num_cpus=0).remote()
+        slots.append(BOSlot(partial(start_bo_actor, partial(BreakingProposer, tmp_path), service)))
+        return slots[-1]
+
+    yield broken_slot
+    for slot in slots:
+        slot.close()
+
+
+def answer(slot):
+    deadline = time.monotonic() + 120
+    while (proposals := slot.propose(lambda: REQUEST)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [proposal.prompt.instruction for proposal in proposals]
+
+
+def test_an_actor_that_dies_or_hangs_is_replaced_and_the_next_one_answers(broken_slot, monkeypatch):
+    slot = broken_slot("exit", "hang")
+    first = slot.actor
+    monkeypatch.setattr(bo_actor, "PROPOSAL_TIMEOUT_S", 10.0)
+    assert answer(slot) == ["7.0"]
+    assert slot.actor is not first
+    assert slot.waiting() == ""
+
+
+def test_when_actor_after_actor_dies_the_run_ends(broken_slot):
+    slot = broken_slot("exit 1", "exit 2", "exit 3")
+    with pytest.raises(EngineError, match="^the BO actor broke 3 times without an answer in between, last: ActorDied"):
+        answer(slot)

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import ray
@@ -17,6 +18,7 @@ import ray
 from lipo_e_ray.search import run_search
 from lipo_e_ray.session import signals_interrupt
 from lipo_e_ray.tune import runner
+from lipo_e_ray.tune.bo_actor import BOSlot
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
 from lipo_e_ray.types import EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
 
@@ -113,8 +115,8 @@ def service(behaviour="answer", proposals=None):
 
 
 def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda snapshot: None):
-    bo_actor = runner.start_bo_actor(make_proposer, handle)
-    runner.tune_search(hyperband, handle, bo_actor, tmp_path, on_event)
+    bo = BOSlot(partial(runner.start_bo_actor, make_proposer, handle))
+    runner.tune_search(hyperband, handle, bo, tmp_path, on_event)
 
 
 def same(rungs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -12,7 +13,7 @@ from lipo_e_ray.search import Walk
 from lipo_e_ray.tune.hyperband import Bracket, Evaluate, Hyperband, Propose, Rung
 from lipo_e_ray.tune.scheduler import ACTORS_KEPT, BracketScheduler
 from lipo_e_ray.tune.searcher import trial_config
-from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal
+from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal
 
 BRACKETS = [Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))), Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
             Bracket(2, "hyperband", 0, (Rung(1, 8),))]
@@ -121,3 +122,21 @@ def test_the_last_live_trial_stays_until_the_next_bracket_comes_and_all_stop_at_
     scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
     assert finish(scheduler, controller, second) == TrialScheduler.STOP
     assert finish(scheduler, controller, third) == TrialScheduler.STOP
+
+
+def test_what_the_service_raised_ends_the_walk(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
+    error = EngineError("the engines are gone")
+    assert scheduler.on_trial_result(controller, trial, {"error": error}) == TrialScheduler.STOP
+    assert scheduler.walk.failed is error
+
+
+def test_a_trial_that_died_is_tried_again_until_it_does_not_help(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
+    trial.num_failures, trial.get_pickled_error = 4, ActorDiedError
+    trial.should_recover = lambda: True
+    scheduler.on_trial_error(controller, trial)
+    assert scheduler.walk.failed is None
+    trial.should_recover = lambda: False
+    scheduler.on_trial_error(controller, trial)
+    assert str(scheduler.walk.failed).startswith("the trial of bracket 1 broke 4 times, last: ActorDiedError: ")

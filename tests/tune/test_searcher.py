@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from ray.tune.search import Searcher
 
 from lipo_e_ray.search import Walk
 from lipo_e_ray.tune import searcher as module
 from lipo_e_ray.tune.hyperband import Bracket, Hyperband, Rung
-from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request
+from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal, Request
 
 BRACKETS = [Bracket(0, "hyperband", 1, (Rung(3, 4), Rung(1, 8))), Bracket(1, "hyperband", 0, (Rung(2, 8),))]
 
@@ -19,24 +17,24 @@ def proposals(bracket, texts):
     return [Proposal(Prompt(text), Origin("ape", "hyperband", bracket)) for text in texts]
 
 
-class FakeActor:
-    """``propose.remote`` as on a Ray actor; a reference is a list, which is ready when it is not empty."""
+class FakeSlot:
+    """``propose`` as a ``BOSlot``'s: an answer is a list, which is there when it is not empty."""
 
     def __init__(self):
         self.asked, self.references = [], []
-        self.propose = SimpleNamespace(remote=self._ask)
+        self.answered = True
 
-    def _ask(self, request):
-        self.asked.append(request)
-        self.references.append([])
-        return self.references[-1]
+    def propose(self, request):
+        if self.answered:
+            self.asked.append(request())
+            self.references.append([])
+        self.answered = bool(self.references[-1])
+        return self.references[-1] or None
 
 
 @pytest.fixture
-def actor(monkeypatch):
-    monkeypatch.setattr(module.ray, "wait", lambda references, timeout: ([r for r in references if r], None))
-    monkeypatch.setattr(module, "result", lambda reference: reference)
-    return FakeActor()
+def actor():
+    return FakeSlot()
 
 
 @pytest.fixture
@@ -81,3 +79,9 @@ def test_a_bracket_is_handed_out_once_and_the_next_is_asked_for_while_it_runs(se
     assert searcher.suggest("t2")["prompts"] == [Prompt("d"), Prompt("e")]
     observe(searcher, 1, 0, "de", 8)
     assert searcher.suggest("end") == Searcher.FINISHED
+
+
+def test_why_the_walk_cannot_go_on_is_raised(searcher):
+    searcher.walk.failed = EngineError("the engines are gone")
+    with pytest.raises(EngineError, match="the engines are gone"):
+        searcher.suggest("t0")

@@ -1,0 +1,70 @@
+"""A damaged ledger: what was paid for and can still be read, in a new file in its place.
+
+A commit is on the disk before anyone acts on it, so no crash damages the file; a copy that broke off, or a disk, may.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+PAID = ("prompts", "outcomes", "generations", "failures")  # proposals and rungs are computed again: half would mislead
+
+
+def damaged_copy(path: Path) -> Path:
+    """Where ``salvage`` leaves the damaged file."""
+    return path.with_name(f"{path.stem}.damaged{path.suffix}")
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file that is, or was, a database has pages that are missing or make no sense.
+
+    Raises ``sqlite3.DatabaseError`` for one that never was one.
+    """
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            whole = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            return not whole or bool(path.stat().st_size % db.execute("PRAGMA page_size").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            return True
+
+
+def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
+    """Put a new database with the readable rows of ``PAID`` in the place of ``path``, which nobody has open.
+
+    Returns how many these are; without any, nothing is changed. The file as it was is ``damaged_copy``.
+    """
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as old, closing(sqlite3.connect(part)) as new:
+        old.execute("PRAGMA writable_schema = ON")  # reads on although the file is shorter than its header says
+        create(new)
+        found = {table: rows for table in PAID if (rows := _readable(old, table))}
+        for table, rows in found.items():
+            new.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        new.commit()
+        if not found:
+            return 0
+        shutil.copy2(path, damaged_copy(path))
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.replace(part, path)
+    return sum(map(len, found.values()))
+
+
+def _readable(db: sqlite3.Connection, table: str) -> list[tuple]:
+    """From both ends, each up to the first row that cannot be read."""
+    rows: dict[int, tuple] = {}
+    for order in ("ASC", "DESC"):
+        try:
+            for rowid, *row in db.execute(f"SELECT rowid, * FROM {table} NOT INDEXED ORDER BY rowid {order}"):
+                rows[rowid] = tuple(row)
+        except sqlite3.DatabaseError:
+            continue
+    return [rows[rowid] for rowid in sorted(rows)]

@@ -1,0 +1,71 @@
+"""A driver process of the fault tests: the whole job, on engines whose answers are a formula.
+
+``python job.py CONFIG_JSON RUN_FOLDER PAID_FILE [ADDRESS]``. Every (prompt, example) and every conversation an engine
+is asked is a line in ``PAID_FILE``, written before the answer: what was paid, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from lipo_e_ray.config import from_dict
+from lipo_e_ray.engine.base import Engine, generation_key
+from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
+from lipo_e_ray.inputs import EngineSpec
+from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling
+
+ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
+LATENCY = Latency(1e9, step_s=0.04, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 40 answers a second
+
+
+class PaidEngine(SimulatedEngine):
+    """Notes its process and what it is asked, a line each: ``pid prompt-id example-id``.
+
+    A file ``*.oom`` beside the notes is an order to run out of memory, once.
+    """
+
+    def __init__(self, paid: Path) -> None:
+        super().__init__(0, LATENCY)
+        self._paid = paid
+
+    def _note(self, keys: Iterable[str]) -> None:
+        with self._paid.open("a") as file:
+            file.write("".join(f"{os.getpid()} {key}\n" for key in keys))
+        try:
+            self._paid.with_suffix(".oom").unlink()
+        except FileNotFoundError:
+            return
+        raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
+        self._note(f"{prompt.id} {example.id}" for example in examples)
+        return await super().evaluate(prompt, examples)
+
+    async def generate(
+        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
+    ) -> list[Completion]:
+        self._note(generation_key(self.fingerprints, *pair) for pair in zip(conversations, samplings, strict=True))
+        return await super().generate(conversations, samplings)
+
+
+def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
+    return EngineSpec(partial(kind, paid), SimulatedEngine().fingerprints, len, on_gpu=False)
+
+
+if __name__ == "__main__":
+    from lipo_e_ray import run
+
+    run.EnginesConfig = partial(run.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
+    config, folder, paid, *address = sys.argv[1:]
+    try:
+        run.run_search_job(from_dict(json.loads(config)), RunFolder(Path(folder)), spec(Path(paid)), *address)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except LipoError as error:
+        sys.exit(f"lipo-e-ray: {error}")

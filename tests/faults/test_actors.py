@@ -1,0 +1,83 @@
+"""What a run started: its engines, the BO actor, its trials. They are replaced, and the driver goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from .conftest import alive, end, harm, processes, until
+
+IN_FLIGHT = 2 * 16  # examples that an engine has at a time: its last chunk may go over the 16 of the configuration
+
+
+def finish(run, driver) -> None:
+    said = end(driver)
+    assert driver.returncode == 0 and "Traceback" not in said, said
+
+
+def test_engine_killed(undisturbed, run, row):
+    driver = run.start()
+    until(lambda: len(run.recorded()) > 60, driver)
+    os.kill(run.pids()[0], signal.SIGKILL)
+    finish(run, driver)
+    assert len(run.pids()) == 2
+    assert all(error.startswith("ActorDiedError") for error, in run.rows("SELECT error FROM failures"))
+    seen = harm(run, undisturbed)
+    assert 0 < seen.repeated <= IN_FLIGHT
+    row(seen)
+
+
+def test_engine_hung(undisturbed, run, row):
+    """A stopped process answers nothing, nor Ray's request to end; it goes all the same, with its memory."""
+    driver = run.start()
+    until(lambda: len(run.recorded()) > 60, driver)
+    os.kill(run.pids()[0], signal.SIGSTOP)
+    until(lambda: len(run.pids()) > 1 and not alive(run.pids()[0]), driver)
+    finish(run, driver)
+    assert ("no answer in time",) in run.rows("SELECT error FROM failures")
+    seen = harm(run, undisturbed)
+    assert 0 < seen.repeated <= IN_FLIGHT
+    row(seen)
+
+
+def test_engine_out_of_memory(undisturbed, run, row):
+    driver = run.start()
+    until(lambda: len(run.recorded()) > 60, driver)
+    run.paid_file.with_suffix(".oom").touch()
+    finish(run, driver)
+    assert len(run.pids()) == 2
+    assert any("MemoryError: CUDA out of memory" in error for error, in run.rows("SELECT error FROM failures"))
+    seen = harm(run, undisturbed)
+    assert 0 < seen.repeated <= IN_FLIGHT
+    row(seen)
+
+
+def test_bo_actor_killed(undisturbed, run, row):
+    """Once while it trains the VAE or proposes, and the one that replaces it once more."""
+    driver, killed = run.start(), []
+
+    def busy() -> list[int]:
+        return [pid for pid in processes(driver.pid, "ray::BOActor.p") if pid not in killed]
+
+    for _ in range(2):
+        until(lambda: len(run.recorded()) > 60 and busy(), driver)
+        killed += busy()
+        os.kill(killed[-1], signal.SIGKILL)
+    finish(run, driver)
+    assert len(killed) == 2
+    seen = harm(run, undisturbed)
+    assert seen.repeated == 0
+    row(seen)
+
+
+def test_trial_killed(undisturbed, run, row):
+    """All of them, in the middle of their rungs: the kernel takes small processes too when memory is short."""
+    driver = run.start()
+    until(lambda: len(run.recorded()) > 60 and processes(driver.pid, "ray::ResourceTrainable.train"), driver)
+    trials = processes(driver.pid, "ray::ResourceTrainable")
+    for pid in trials:
+        os.kill(pid, signal.SIGKILL)
+    finish(run, driver)
+    seen = harm(run, undisturbed)
+    assert seen.repeated == 0
+    row(seen)

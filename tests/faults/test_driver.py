@@ -1,0 +1,66 @@
+"""The driver itself: killed, interrupted, started twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from .conftest import LIFE_S, end, harm, until
+
+KILLS = 20
+
+
+@pytest.mark.timeout((KILLS + 2) * LIFE_S)
+def test_driver_killed_20_times(undisturbed, run, row):
+    """Most kills come some calls after the first of that life, a quarter of them at any time from its start."""
+    rng = random.Random(0)
+    total = undisturbed.paid().total()
+    for kill in range(KILLS):
+        before, began = run.paid().total(), time.monotonic()
+        left = total - len(run.recorded())
+        if rng.random() < 0.75:
+            calls, delay = rng.randint(1, max(1, left // (KILLS - kill + 4))), rng.uniform(0, 0.5)
+        else:
+            calls, delay = 0, rng.uniform(0, 25)
+        driver = run.start()
+        until(lambda: run.paid().total() >= before + calls, driver)  # noqa: B023 - called at once
+        time.sleep(delay)
+        assert driver.poll() is None, f"the run ended before kill {kill + 1}: {end(driver)}"
+        known = run.recorded()
+        run.kill(driver)
+        print(f"kill {kill + 1}, {time.monotonic() - began:.0f} s after the start: {len(run.recorded())} of {total} "
+              "are in the ledger")
+        assert known.items() <= run.recorded().items(), "an outcome that was in the ledger is lost"
+    run.finish()
+    row(harm(run, undisturbed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_driver_interrupted(undisturbed, run, row, number):
+    driver = run.start()
+    until(lambda: len(run.recorded()) > 100, driver)
+    said = end(driver, number, seconds=60)
+    run.ended()
+    assert driver.returncode == 130
+    assert said.splitlines()[-1].endswith(f"interrupted; nothing that was answered is lost: lipo-e-ray resume "
+                                          f"{run.folder}") and "Traceback" not in said
+    assert len(run.recorded()) < len(undisturbed.recorded())
+    run.finish()
+    row(harm(run, undisturbed))
+
+
+def test_two_drivers_on_one_folder(undisturbed, run, row):
+    first = run.start()
+    until(lambda: len(run.recorded()) > 10, first)
+    second = run.start()
+    said = end(second, seconds=60)
+    assert second.returncode == 1
+    assert said.splitlines()[-1] == (f"lipo-e-ray: {run.folder}: another process is running in this folder; wait for "
+                                     "it, or give another --output") and "Traceback" not in said
+    assert first.poll() is None
+    end(first)
+    assert first.returncode == 0
+    row(harm(run, undisturbed))

@@ -1,0 +1,38 @@
+"""The real engine: SmolLM2 in vLLM, its process killed in the middle of a rung."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lipo_e_ray.config import APEConfig, to_dict
+
+from .conftest import CONFIG, Driver, Harm, Run, alive, end, processes, until
+
+PATIENCE_S = 500
+
+
+@pytest.mark.timeout(3 * PATIENCE_S)
+def test_real_engine_killed(tmp_path, row):
+    """No second run to compare with: a minute of vLLM's start. What was paid must stay, and what failed be answered."""
+    run = Run(tmp_path / "run", tmp_path, replace(CONFIG, task=replace(CONFIG.task, validation_size=16, test_size=8),
+                                        ape=APEConfig(use=False)))
+    run.folder.mkdir()
+    (run.folder / "config.json").write_text(json.dumps(to_dict(run.config)))
+    driver = Driver([sys.executable, "-m", "lipo_e_ray", "resume", run.folder], tmp_path / "log")
+    until(lambda: len(run.recorded()) > 40, driver, PATIENCE_S)
+    [engine], cores = processes(driver.pid, "ray::EngineActor"), processes(driver.pid, "VLLM::")
+    before = run.rows("SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")
+    os.kill(engine, signal.SIGKILL)
+    said = end(driver, seconds=PATIENCE_S)
+    assert driver.returncode == 0 and "Traceback" not in said, said
+    assert cores and not any(map(alive, cores)), "vLLM's own processes outlived the engine"
+    assert run.rows("SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")[:len(before)] == before
+    failed = run.rows("SELECT prompt_id || ' ' || example_id FROM failures")
+    assert 0 < len(failed) <= 32, "only what was in flight"
+    row(Harm(sum(key not in run.recorded() for key, in failed), len(failed)))
