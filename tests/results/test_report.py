@@ -85,9 +85,10 @@ HOSTILE = """</title></style></pre></td><script>alert(1)</script>"><img src=x on
 def test_a_hostile_run_is_a_page_like_any_other(page, tmp_path):
     """Hostile in the names of task, model and encoder, in every instruction, question, answer and failure."""
     demo = PROFILES["demo"]
-    name = HOSTILE.replace("/", "|")  # shown without the folders before it
-    config = replace(demo, profile=HOSTILE, instructions_file=HOSTILE, task=replace(demo.task, name=f"/a/{name}"),
-                     model=replace(demo.model, name=name), encoder=replace(demo.encoder, name=HOSTILE))
+    line = HOSTILE.replace("\n", " ")  # a configuration's names are of one line
+    name = line.replace("/", "|")  # shown without the folders before it
+    config = replace(demo, profile=line, instructions_file=line, task=replace(demo.task, name=f"/a/{name}"),
+                     model=replace(demo.model, name=name), encoder=replace(demo.encoder, name=line))
     write_run(tmp_path, config, lambda text: f"{text} {HOSTILE}")
     text = write_report(tmp_path).read_text(encoding="utf-8")
     hostile = Page(text)
