@@ -15,19 +15,17 @@ KILLS = 20
 
 @pytest.mark.timeout((KILLS + 2) * LIFE_S)
 def test_driver_killed_20_times(undisturbed, run, row):
-    """Most kills come some calls after the first of that life, a quarter of them at any time from its start."""
+    """Most kills come some calls after the first of that life, a quarter of them up to 25 s after its start, and all of
+    them before that life has made more than its share of the calls."""
     rng = random.Random(0)
     total = undisturbed.paid().total()
     for kill in range(KILLS):
         before, began = run.paid().total(), time.monotonic()
-        left = total - len(run.recorded())
-        if rng.random() < 0.75:
-            calls, delay = rng.randint(1, max(1, left // (KILLS - kill + 4))), rng.uniform(0, 0.5)
-        else:
-            calls, delay = 0, rng.uniform(0, 25)
+        share = max(1, (total - len(run.recorded())) // (KILLS - kill + 4))
+        calls, delay = (rng.randint(1, share), LIFE_S) if rng.random() < 0.75 else (share, rng.uniform(0, 25))
         driver = run.start()
-        until(lambda: run.paid().total() >= before + calls, driver)  # noqa: B023 - called at once
-        time.sleep(delay)
+        until(lambda: run.paid().total() >= before + calls or time.monotonic() >= began + delay, driver)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.3))
         assert driver.poll() is None, f"the run ended before kill {kill + 1}: {end(driver)}"
         known = run.recorded()
         run.kill(driver)
