@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -43,6 +44,7 @@ CONFIG = replace(
     proposal=ProposalConfig(instructions=6, restarts=1, steps=3),
     invbo=InvBOConfig(iterations=0),  # its inversion takes longer than all the rest
 )
+IN_FLIGHT = 2 * 16  # examples that an engine has at a time: its last chunk may go over the 16 of ``CONFIG``
 LIFE_S = 240  # one life of a driver, on a machine that is busy with other things
 
 Rows = list[tuple]
@@ -51,11 +53,14 @@ Rows = list[tuple]
 class Driver(subprocess.Popen):
     """A process in a group of its own, with Ctrl-C as a terminal has it; what it says goes into ``log``."""
 
+    started: ClassVar[list[Driver]] = []  # by the present test
+
     def __init__(self, command: Sequence[str | Path], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
         with log.open("w") as file:
             super().__init__(["env", "--default-signal=INT", *command], env=environment, stdout=file,
                              stderr=subprocess.STDOUT, start_new_session=True)
+        self.started.append(self)
 
     @property
     def said(self) -> str:
@@ -84,12 +89,15 @@ class Run:
         log = self.notes / f"driver-{len(list(self.notes.glob('driver-*')))}.log"
         return Driver([*self.command, *address], log, environment)
 
+    def under_way(self, *address: str, environment: dict[str, str] | None = None, recorded: int = 60) -> Driver:
+        """A driver that has brought the ledger to more than so many answers."""
+        driver = self.start(*address, environment=environment)
+        until(lambda: len(self.recorded()) > recorded, driver)
+        return driver
+
     def finish(self, *address: str, environment: dict[str, str] | None = None) -> str:
         """A driver to its end: what it said."""
-        driver = self.start(*address, environment=environment)
-        said = end(driver)
-        assert driver.returncode == 0, said
-        return said
+        return finish(self.start(*address, environment=environment))
 
     def rows(self, sql: str) -> Rows:
         """Nothing where the ledger is not there yet."""
@@ -217,6 +225,13 @@ def end(driver: Driver, number: int | None = None, seconds: float = LIFE_S) -> s
     return driver.said
 
 
+def finish(driver: Driver, seconds: float = LIFE_S) -> str:
+    """Wait for an end without an error: what the driver said."""
+    said = end(driver, seconds=seconds)
+    assert driver.returncode == 0 and "Traceback" not in said, said
+    return said
+
+
 ROWS = pytest.StashKey[list[str]]()
 
 
@@ -228,6 +243,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """The rows of docs/reliability.md, as these tests saw them."""
     for row in config.stash[ROWS]:
         terminalreporter.write_line(row)
+
+
+@pytest.fixture(autouse=True)
+def no_driver_is_left() -> Iterator[None]:
+    """Where a test fails: one that still runs takes the processors from all tests after it."""
+    yield
+    for driver in Driver.started:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+    Driver.started.clear()
 
 
 @pytest.fixture

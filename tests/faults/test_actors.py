@@ -5,51 +5,41 @@ from __future__ import annotations
 import os
 import signal
 
-from .conftest import alive, end, harm, processes, until
-
-IN_FLIGHT = 2 * 16  # examples that an engine has at a time: its last chunk may go over the 16 of the configuration
+from .conftest import IN_FLIGHT, alive, finish, harm, processes, until
 
 
-def finish(run, driver) -> None:
-    said = end(driver)
-    assert driver.returncode == 0 and "Traceback" not in said, said
+def repeated(run, undisturbed, row) -> int:
+    seen = harm(run, undisturbed)
+    row(seen)
+    return seen.repeated
 
 
 def test_engine_killed(undisturbed, run, row):
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 60, driver)
+    driver = run.under_way()
     os.kill(run.pids()[0], signal.SIGKILL)
-    finish(run, driver)
+    finish(driver)
     assert len(run.pids()) == 2
     assert all(error.startswith("ActorDiedError") for error, in run.rows("SELECT error FROM failures"))
-    seen = harm(run, undisturbed)
-    assert 0 < seen.repeated <= IN_FLIGHT
-    row(seen)
+    assert 0 < repeated(run, undisturbed, row) <= IN_FLIGHT
 
 
 def test_engine_hung(undisturbed, run, row):
     """A stopped process answers nothing, nor Ray's request to end; it goes all the same, with its memory."""
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 60, driver)
+    driver = run.under_way()
     os.kill(run.pids()[0], signal.SIGSTOP)
     until(lambda: len(run.pids()) > 1 and not alive(run.pids()[0]), driver)
-    finish(run, driver)
+    finish(driver)
     assert ("no answer in time",) in run.rows("SELECT error FROM failures")
-    seen = harm(run, undisturbed)
-    assert 0 < seen.repeated <= IN_FLIGHT
-    row(seen)
+    assert 0 < repeated(run, undisturbed, row) <= IN_FLIGHT
 
 
 def test_engine_out_of_memory(undisturbed, run, row):
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 60, driver)
+    driver = run.under_way()
     run.paid_file.with_suffix(".oom").touch()
-    finish(run, driver)
+    finish(driver)
     assert len(run.pids()) == 2
     assert any("MemoryError: CUDA out of memory" in error for error, in run.rows("SELECT error FROM failures"))
-    seen = harm(run, undisturbed)
-    assert 0 < seen.repeated <= IN_FLIGHT
-    row(seen)
+    assert 0 < repeated(run, undisturbed, row) <= IN_FLIGHT
 
 
 def test_bo_actor_killed(undisturbed, run, row):
@@ -63,11 +53,9 @@ def test_bo_actor_killed(undisturbed, run, row):
         until(lambda: len(run.recorded()) > 60 and busy(), driver)
         killed += busy()
         os.kill(killed[-1], signal.SIGKILL)
-    finish(run, driver)
+    finish(driver)
     assert len(killed) == 2
-    seen = harm(run, undisturbed)
-    assert seen.repeated == 0
-    row(seen)
+    assert repeated(run, undisturbed, row) == 0
 
 
 def test_trial_killed(undisturbed, run, row):
@@ -77,7 +65,5 @@ def test_trial_killed(undisturbed, run, row):
     trials = processes(driver.pid, "ray::ResourceTrainable")
     for pid in trials:
         os.kill(pid, signal.SIGKILL)
-    finish(run, driver)
-    seen = harm(run, undisturbed)
-    assert seen.repeated == 0
-    row(seen)
+    finish(driver)
+    assert repeated(run, undisturbed, row) == 0

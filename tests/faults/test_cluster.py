@@ -14,9 +14,7 @@ import pytest
 
 from tests.cluster.conftest import Head, new_head, ray_head, ray_start
 
-from .conftest import LIFE_S, end, harm, processes, until
-
-IN_FLIGHT = 2 * 16
+from .conftest import IN_FLIGHT, LIFE_S, end, finish, harm, processes, until
 
 
 @pytest.fixture
@@ -41,15 +39,13 @@ def worker(head: Head):
 def test_raylet_killed(undisturbed, run, cluster, row):
     """Of the one node with a CPU: the engine and the trials are on it. Another one joins later."""
     with ray_head(cluster, cpus=0), worker(cluster) as first:
-        driver = run.start(cluster.address, environment=cluster.environment)
-        until(lambda: len(run.recorded()) > 60, driver)
+        driver = run.under_way(cluster.address, environment=cluster.environment)
         assert run.pids()[0] in processes(first.pid, "ray::EngineActor")
         [raylet] = [p for p in psutil.Process(first.pid).children(recursive=True) if p.name() == "raylet"]
         os.kill(raylet.pid, signal.SIGKILL)
         until(lambda: "engine 0 waits for 0.9 CPU" in driver.said, driver)
         with worker(cluster):
-            said = end(driver)
-        assert driver.returncode == 0 and "Traceback" not in said, said
+            finish(driver)
     seen = harm(run, undisturbed)
     assert 0 < seen.repeated <= IN_FLIGHT
     row(seen)
@@ -58,8 +54,7 @@ def test_raylet_killed(undisturbed, run, cluster, row):
 def test_head_restarted(undisturbed, run, cluster, row):
     """The driver ends by itself; one that is started on the new head goes on."""
     with ray_head(cluster) as head:
-        driver = run.start(cluster.address, environment=cluster.environment)
-        until(lambda: len(run.recorded()) > 60, driver)
+        driver = run.under_way(cluster.address, environment=cluster.environment)
         kill_node(head)
         began = time.monotonic()
         said = end(driver, seconds=120)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .conftest import LIFE_S, end, harm, until
+from .conftest import LIFE_S, end, finish, harm, until
 
 KILLS = 20
 
@@ -38,8 +38,7 @@ def test_driver_killed_20_times(undisturbed, run, row):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_driver_interrupted(undisturbed, run, row, number):
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 100, driver)
+    driver = run.under_way(recorded=100)
     said = end(driver, number, seconds=60)
     run.ended()
     assert driver.returncode == 130
@@ -51,14 +50,12 @@ def test_driver_interrupted(undisturbed, run, row, number):
 
 
 def test_two_drivers_on_one_folder(undisturbed, run, row):
-    first = run.start()
-    until(lambda: len(run.recorded()) > 10, first)
+    first = run.under_way(recorded=10)
     second = run.start()
     said = end(second, seconds=60)
     assert second.returncode == 1
     assert said.splitlines()[-1] == (f"lipo-e-ray: {run.folder}: another process is running in this folder; wait for "
                                      "it, or give another --output") and "Traceback" not in said
     assert first.poll() is None
-    end(first)
-    assert first.returncode == 0
+    finish(first)
     row(harm(run, undisturbed))

@@ -13,7 +13,7 @@ import pytest
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.results.ledger import Ledger
 
-from .conftest import Driver, Run, end, harm, until
+from .conftest import Run, finish, harm, until
 
 DISK = 16 * 2**20
 WAITS = "ledger {}: expected to write to it, got: {}; free the file or the disk"
@@ -32,16 +32,10 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def finish(driver: Driver) -> None:
-    said = end(driver)
-    assert driver.returncode == 0 and "Traceback" not in said, said
-
-
 def test_disk_full(undisturbed, disk, tmp_path, row):
     """The run says so, sends nothing more, and goes on when there is room again."""
     run = Run(disk / "run", tmp_path)
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 60, driver)
+    driver = run.under_way()
     filler = disk / "filler"
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize)
@@ -57,8 +51,7 @@ def test_disk_full(undisturbed, disk, tmp_path, row):
 
 def test_ledger_locked(undisturbed, run, row):
     """As by a program that looks into it, or copies it."""
-    driver = run.start()
-    until(lambda: len(run.recorded()) > 60, driver)
+    driver = run.under_way()
     other = sqlite3.connect(run.folder / "ledger.sqlite", isolation_level=None)
     other.execute("PRAGMA busy_timeout = 60000")
     other.execute("BEGIN IMMEDIATE")
@@ -83,9 +76,7 @@ def cut_off(run: Run, file: Path) -> None:
 def test_ledger_truncated(undisturbed, run, row):
     """The last page of its write-ahead log, after one kill, and that of the file itself, after another."""
     for recorded, name in ((100, "ledger.sqlite-wal"), (300, "ledger.sqlite")):
-        driver = run.start()
-        until(lambda: len(run.recorded()) > recorded, driver)  # noqa: B023 - called at once
-        run.kill(driver)
+        run.kill(run.under_way(recorded=recorded))
         if name == "ledger.sqlite":  # bring the log into the file
             sqlite3.connect(run.folder / name).execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
         cut_off(run, run.folder / name)
