@@ -35,6 +35,8 @@ POINTER = "remote.json"  # in the folder here: the cluster's address and the run
 RUNS = Path("lipo-e-ray-runs")  # in the home folder on the head node
 COPIED = ("best_prompt.json", "report.html")
 CONNECT_ATTEMPTS = 4
+SILENCE_S = 300.0  # of a driver that says something every 30 s, once it has imported what it needs
+EXIT_TIMEOUT_S = 60.0  # of a process that has closed its output
 
 
 class Driver:
@@ -76,7 +78,11 @@ class Driver:
 
     def ended(self) -> tuple[int, dict[str, bytes]]:
         """The process's exit status, and the results that lie in the folder."""
-        status = self._process.wait()
+        try:
+            status = self._process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         return status, {name: file.read_bytes() for name in COPIED if (file := self._folder / name).exists()}
 
 
@@ -184,7 +190,7 @@ def _follow(driver: ActorHandle, there: str, folder: Path) -> int:
     line = driver.line.remote()
     while True:
         try:
-            if not (text := ray.get(line)):
+            if not (text := result(line, "the driver on the head node", SILENCE_S)):
                 break
         except KeyboardInterrupt:
             if interrupted:
@@ -197,7 +203,7 @@ def _follow(driver: ActorHandle, there: str, folder: Path) -> int:
         print(text.replace(there, str(folder)), end="", flush=True,
               file=sys.stderr if text.startswith("lipo-e-ray: ") else sys.stdout)
         line = driver.line.remote()
-    status, results = ray.get(driver.ended.remote())
+    status, results = result(driver.ended.remote(), "the results on the head node")
     for name, content in results.items():
         (folder / name).write_bytes(content)
     if interrupted:

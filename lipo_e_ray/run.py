@@ -169,8 +169,7 @@ class _Job:
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
         self._watch.moved(hyperband.snapshot())
-        self._watch.asked = bo.waiting
-        tune_search(hyperband, service, bo, self._folder.path, self._watch.moved)
+        tune_search(hyperband, service, bo, self._folder.path, self._watch.moved, self._watch.ask)
         bo.close()
         self._watch.moved(None)
 
@@ -223,10 +222,10 @@ class _ProposerRecipe:
 
 
 class _Watch:
-    """Feeds the display from a thread of its own while the main one waits; ``asked``: what else it may wait for."""
+    """Feeds the display from a thread of its own while the main one waits."""
 
     def __init__(self, display: Display, service: ActorHandle) -> None:
-        self.asked: Callable[[], str] = str
+        self._search_waits: Callable[[], str] = str
         self._display = display
         self._service = service
         self._place: tuple[Place, int] | None = None  # of the walk, and the calls when it came there
@@ -240,6 +239,10 @@ class _Watch:
     def __exit__(self, *exc: object) -> None:
         self._stopped.set()
         self._thread.join(timeout=2 * POLL_S)  # an answer of the service may be on its way, or never come
+
+    def ask(self, waiting: Callable[[], str]) -> None:
+        """Whom to ask what the search waits for, besides the engines."""
+        self._search_waits = waiting
 
     def moved(self, walk: Place | None) -> None:
         """The walk has come a step further, or is over."""
@@ -255,7 +258,7 @@ class _Watch:
             except EngineError as error:
                 self._display.wait_for(str(error))  # the main thread's own wait ends the run, if it comes to that
                 continue
-            self._display.wait_for("; ".join(filter(None, (progress.waiting, self.asked()))))
+            self._display.wait_for("; ".join(filter(None, (progress.waiting, self._search_waits()))))
             if place:
                 walk, calls_then = place
                 done = min(walk.planned, walk.done + max(0, progress.new_calls - calls_then))

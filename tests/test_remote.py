@@ -1,16 +1,21 @@
 """What can be said without a cluster; the whole way is in tests/cluster/test_client.py."""
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
+from lipo_e_ray import remote
 from lipo_e_ray.config import PROFILES, TaskConfig
 from lipo_e_ray.data.tasks import load_task
-from lipo_e_ray.remote import Driver, remote_address, run_remotely, shipped
+from lipo_e_ray.remote import Driver, _follow, remote_address, run_remotely, shipped
 from lipo_e_ray.rundir import RunFolder
-from lipo_e_ray.types import InputError
+from lipo_e_ray.types import EngineError, InputError
 
 
 @pytest.fixture
@@ -70,3 +75,22 @@ def test_a_broken_pointer(tmp_path):
     (tmp_path / "remote.json").write_text("{")
     with pytest.raises(InputError, match="remote.json: expected the JSON"):
         remote_address(tmp_path)
+
+
+def test_a_driver_that_falls_silent_is_not_waited_for(ray_cluster, tmp_path, monkeypatch):
+    class Silent:
+        def line(self):
+            time.sleep(3600)
+
+    monkeypatch.setattr(remote, "SILENCE_S", 1.0)
+    driver = ray.remote(Silent).options(num_cpus=0).remote()
+    with pytest.raises(EngineError, match="the driver on the head node: expected an answer within 1 s, got none"):
+        _follow(driver, "there", tmp_path)
+    ray.kill(driver)
+
+
+def test_a_driver_that_has_said_all_and_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(remote, "EXIT_TIMEOUT_S", 0.1)
+    driver = Driver("run-1", "0.1.0")
+    driver._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    assert driver.ended() == (-9, {})

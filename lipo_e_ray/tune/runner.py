@@ -20,11 +20,10 @@ from lipo_e_ray.results.ledger import RungResult
 from lipo_e_ray.search import Walk
 from lipo_e_ray.tune.bo_actor import BOActor, BOSlot, Proposer
 from lipo_e_ray.tune.hyperband import Hyperband, Snapshot
-from lipo_e_ray.tune.scheduler import BracketScheduler
+from lipo_e_ray.tune.scheduler import TRIAL_CPUS, BracketScheduler
 from lipo_e_ray.tune.searcher import ProposalSearcher
 from lipo_e_ray.tune.trainable import BracketTrial
 
-TRIAL_CPUS = 0.001  # a trial only waits; Tune refuses 0
 TRIAL_DEATHS = 3  # of one trial's processes, after which it is started again
 MAX_TRIALS = 1000  # no limit: the schedule has one
 ENVIRONMENT = {
@@ -53,11 +52,13 @@ def tune_search(
     bo: BOSlot,
     storage: Path,
     on_event: Callable[[Snapshot], object] = lambda snapshot: None,
+    on_start: Callable[[Callable[[], str]], object] = lambda waiting: None,
 ) -> None:
     """Walk ``hyperband`` to its end; all that it waits for at a time is evaluated side by side.
 
     ``storage``: the run folder; Tune's own files live in a temporary folder in it. ``on_event`` is called, in this
-    thread, when proposals have come and when a rung is complete.
+    thread, when proposals have come and when a rung is complete. ``on_start`` is given, before all that, what says for
+    any thread whom the search may be waiting for, besides engines.
 
     Raises what an evaluation or the proposer raised (``EngineError``, ``InputError``), and ``KeyboardInterrupt``.
     """
@@ -67,12 +68,14 @@ def tune_search(
 
     walk = Walk(hyperband, on_rung)
     searcher = ProposalSearcher(walk, bo, lambda: on_event(hyperband.snapshot()))
+    scheduler = BracketScheduler(walk)
+    on_start(lambda: "; ".join(filter(None, (bo.waiting(), scheduler.waiting()))))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                num_samples=-1, search_alg=searcher, scheduler=BracketScheduler(walk),
+                num_samples=-1, search_alg=searcher, scheduler=scheduler,
                 max_concurrent_trials=MAX_TRIALS, reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

@@ -17,6 +17,7 @@ from lipo_e_ray.types import EngineError
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
+TRIAL_CPUS = 0.001  # a trial only waits; Tune refuses 0
 ACTORS_KEPT = 16  # trial processes, once started: about as many brackets as are ever open at once
 
 
@@ -71,6 +72,11 @@ class BracketScheduler(TrialScheduler):
                 trial.set_config(trial_config(self._walk, action))
                 return trial
         return None
+
+    def waiting(self) -> str:
+        """In words, the trials that Tune has no process for yet; empty when all have one. For any thread."""
+        return "; ".join(f"bracket {bracket + 1} waits for {TRIAL_CPUS} CPU"
+                         for bracket, trial in list(self._trials.items()) if trial.status == Trial.PENDING)
 
     def _rungs(self) -> dict[int, Evaluate]:
         return {action.bracket.index: action for action in self._walk.hyperband.actions()

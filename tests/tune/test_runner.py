@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 import ray
+from ray.util import placement_group, remove_placement_group
 
 from lipo_e_ray.search import run_search
 from lipo_e_ray.session import signals_interrupt
@@ -168,6 +169,31 @@ def test_an_evaluation_that_raises_ends_the_run_with_its_error(cluster, tmp_path
 def test_a_proposer_that_raises_ends_the_run_with_its_error(cluster, tmp_path):
     with pytest.raises(InputError, match="^nobody should be asked$"):
         search(Hyperband(brackets(), seed=3), service(), tmp_path, make_proposer=no_proposer)
+
+
+def test_on_a_full_cluster_the_brackets_that_wait_are_named(cluster, tmp_path):
+    """And start when there is room."""
+    taken = placement_group([{"CPU": 2}])
+    assert taken.wait(60)
+    said = []
+
+    def watch(waiting) -> None:
+        def poll() -> None:
+            deadline = time.monotonic() + 60
+            while "bracket 1 waits for 0.001 CPU" not in (text := waiting()) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            said.append(text)
+            time.sleep(1)  # long enough for a trial to start, if there were room
+            said.append(waiting())
+            remove_placement_group(taken)
+
+        threading.Thread(target=poll).start()
+
+    handle = service()
+    bo = BOSlot(partial(runner.start_bo_actor, HashProposer, handle))
+    runner.tune_search(Hyperband(brackets(), seed=3), handle, bo, tmp_path, on_start=watch)
+    assert said == ["bracket 1 waits for 0.001 CPU"] * 2
+    assert ray.get(handle.seen.remote())[1]
 
 
 def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):

@@ -124,6 +124,18 @@ def test_the_last_live_trial_stays_until_the_next_bracket_comes_and_all_stop_at_
     assert finish(scheduler, controller, third) == TrialScheduler.STOP
 
 
+def test_trials_without_a_process_are_named(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    assert scheduler.waiting() == ""
+    first.status = Trial.PENDING
+    assert scheduler.waiting() == "bracket 1 waits for 0.001 CPU"
+    first.status = Trial.RUNNING
+    finish(scheduler, controller, first)
+    second = start(scheduler, controller, "ef")
+    first.status = second.status = Trial.PENDING
+    assert scheduler.waiting() == "bracket 1 waits for 0.001 CPU; bracket 2 waits for 0.001 CPU"
+
+
 def test_what_the_service_raised_ends_the_walk(scheduler, controller):
     trial = start(scheduler, controller, "abcd")
     error = EngineError("the engines are gone")
