@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -32,6 +33,7 @@ from lipo_e_ray.config import (
     VAEConfig,
     to_dict,
 )
+from tests.cluster.conftest import Head, new_head
 
 JOB = Path(__file__).with_name("job.py")
 CONFIG = replace(
@@ -275,6 +277,14 @@ def undisturbed(tmp_path_factory) -> Run:
     run = Run(notes / "run", notes)
     run.finish()
     return run
+
+
+@pytest.fixture
+def cluster() -> Iterator[Head]:
+    """Of one node, not started yet."""
+    head = new_head()
+    yield head
+    shutil.rmtree(head.folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling
 
 ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
-LATENCY = Latency(1e9, step_s=0.04, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 40 answers a second
+LATENCY = Latency(1e9, step_s=0.02, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 80 answers a second
 
 
 class PaidEngine(SimulatedEngine):

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterator
 
 import psutil
-import pytest
 
-from tests.cluster.conftest import Head, new_head, ray_head, ray_start
+from tests.cluster.conftest import Head, ray_head, ray_start
 
 from .conftest import IN_FLIGHT, LIFE_S, end, finish, harm, processes, until
 
-
-@pytest.fixture
-def cluster() -> Iterator[Head]:
-    head = new_head()
-    yield head
-    shutil.rmtree(head.folder, ignore_errors=True)
+GCS_TIMEOUT_S = 15  # 60 by default
 
 
 def kill_node(node) -> None:
@@ -52,9 +44,10 @@ def test_raylet_killed(undisturbed, run, cluster, row):
 
 
 def test_head_restarted(undisturbed, run, cluster, row):
-    """The driver ends by itself; one that is started on the new head goes on."""
+    """The driver ends by itself, after Ray's own limit; one that is started on the new head goes on."""
     with ray_head(cluster) as head:
-        driver = run.under_way(cluster.address, environment=cluster.environment)
+        environment = cluster.environment | {"RAY_gcs_rpc_server_reconnect_timeout_s": str(GCS_TIMEOUT_S)}
+        driver = run.under_way(cluster.address, environment=environment)
         kill_node(head)
         began = time.monotonic()
         said = end(driver, seconds=120)
