@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lipo_e_ray.config import ProposalConfig
 from lipo_e_ray.latent.inversion import Inversion, Inverter
-from lipo_e_ray.proposal.acquisition import ascend, greedy_batch
+from lipo_e_ray.proposal.acquisition import ascend, greedy_batch, square_root
 from lipo_e_ray.proposal.two_stage import Knowledge
 from lipo_e_ray.types import Prompt
 
@@ -113,7 +113,7 @@ def choose_anchor(known: Knowledge, length: float, rng: np.random.Generator) -> 
     anchors = known.ranking()[:ANCHORS]
     probes = torch.stack([_spread(known, anchor, length, PROBES, rng) for anchor in anchors])
     mean, covariance = known.gp.joint(probes.flatten(0, 1))
-    sample = mean + _square_root(covariance) @ torch.from_numpy(rng.standard_normal(len(mean)))
+    sample = mean + square_root(covariance) @ torch.from_numpy(rng.standard_normal(len(mean)))
     potential = -sample.view(len(anchors), PROBES).amin(1)
     own = -known.mean[anchors]
     span = (potential.max() - potential.min()).clamp_min(1e-12)
@@ -129,11 +129,11 @@ def _targets(
     scale = known.z.std(0).clamp_min(1e-9) * length
     z, _ = ascend(known.gp, start, _box(known, anchor, length), scale, config.steps, config.learning_rate, known.best)
     mean, covariance = known.gp.joint(z)
-    return z[greedy_batch(mean, covariance, known.gp.pending_noise, known.best, n)]
+    return z[greedy_batch(mean, covariance, known.best, n)]
 
 
 def _choose(known: Knowledge, candidates: Sequence[Written], new: int, n: int) -> list[int]:
-    """Half of n (rounded up) among the first ``new`` candidates, the others among all, by greedy LogEI throughout."""
+    """Half of n (rounded up) among the first ``new`` candidates, the others among all, as ``greedy_batch`` has it."""
     prompts, half = [written.prompt for written in candidates], min(new, math.ceil(n / 2))
     first = known.rank(prompts[:new], half)
     rest = known.rank(prompts, n - half, chosen=first)
@@ -155,12 +155,6 @@ def _spread(known: Knowledge, anchor: int, length: float, count: int, rng: np.ra
     moved = torch.from_numpy(rng.random((count, d)) < min(20 / d, 1.0))
     moved[0] = False
     return torch.where(moved, uniform, known.z[anchor])
-
-
-def _square_root(covariance: Tensor) -> Tensor:
-    """A with A A^T = covariance; eigenvalues that rounding made negative count as 0, so no jitter is needed."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt()
 
 
 def _unseen(written: Iterable[Written], prompts: Sequence[Prompt]) -> list[Written]:

@@ -73,7 +73,7 @@ class Proposer:
 
         Randomness depends on the seed of the configuration and on the bracket. An observation without evaluations only
         keeps its prompt from being proposed again.
-        What is running is believed to come out as expected (``greedy_batch``).
+        What is running counts as part of the batch (``greedy_batch``).
         """
         stage, bracket, n = request.stage, request.bracket, request.count
         rng = np.random.default_rng([self._config.seed, bracket])

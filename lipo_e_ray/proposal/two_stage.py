@@ -90,7 +90,7 @@ class Knowledge:
         return torch.argsort(self.mean, stable=True).tolist()
 
     def rank(self, candidates: Sequence[Prompt], q: int, chosen: Sequence[int] = ()) -> list[int]:
-        """Up to q of ``candidates`` by greedy LogEI at their own latents, not at those they were decoded from.
+        """Up to q of ``candidates`` by ``greedy_batch`` at their own latents, not at those they were decoded from.
 
         Those of the indices ``chosen``, and the prompts that are running, are pending and not chosen again.
         """
@@ -98,7 +98,7 @@ class Knowledge:
             return []
         mean, covariance = self.gp.joint(self.embed([*candidates, *self.running]))
         pending = [*chosen, *range(len(candidates), len(mean))]
-        return greedy_batch(mean, covariance, self.gp.pending_noise, self.best, q, pending)
+        return greedy_batch(mean, covariance, self.best, q, pending)
 
 
 def two_stage(
@@ -120,7 +120,7 @@ def from_grid(
     known: Knowledge, n: int, grid: Sequence[Prompt], config: ProposalConfig, rng: np.random.Generator,
     taken: Iterable[Prompt] = ()
 ) -> list[Prompt]:
-    """The same where ``grid`` holds all prompts there are: greedy LogEI over those that are left, a share at random."""
+    """The same where ``grid`` holds all prompts there are: ``greedy_batch`` of those left, a share at random."""
     excluded = {prompt.id for prompt in (*known.prompts, *known.running, *taken)}
     left = _distinct(grid, excluded)
     random = min(n, int(config.random_fraction * n + rng.random()))
@@ -153,8 +153,8 @@ def _candidates(known: Knowledge, config: ProposalConfig, rng: np.random.Generat
     """Decoded sets of the gradient search (``instructions x restarts``), and a modest share found without the decoder.
 
     The decoder is lossy: a set one exemplar away from the best may be no decoding of anything. So up to 40 edits of
-    the best prompts' sets and up to 40 pairings of good instructions with good sets compete with the 250, on the same
-    LogEI.
+    the best prompts' sets and up to 40 pairings of good instructions with good sets compete with the 250, in the
+    same batch choice.
     """
     instructions = _choose_instructions(known, config.instructions, rng)
     start = _starts(known, instructions, config.restarts, rng)

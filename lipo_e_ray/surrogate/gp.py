@@ -109,12 +109,6 @@ class JointPromptGP:
         return self
 
     @property
-    def pending_noise(self) -> float:
-        """Variance of one more measurement, besides what all prompts share: the median of all so far."""
-        own, shared = self.model.likelihood.noise, self.model.similar_noise.diagonal()
-        return float((own + shared).median() * self._spread**2)
-
-    @property
     def _centre(self) -> Tensor:
         return self.model.outcome_transform.means.squeeze()
 
