@@ -89,8 +89,8 @@ class Driver:
 def run_remotely(address: str, folder: Path, command: str, options: list[str], config: RunConfig | None = None) -> int:
     """Run ``command`` on the run that ``folder`` stands for, on the cluster at ``address``; its exit status.
 
-    ``config``: that of a new run, or of one that goes on. Raises ``InputError`` when the cluster cannot be used, and
-    ``KeyboardInterrupt`` after the driver there has ended.
+    ``config``: that of a new run, or of one that goes on. Raises ``InputError`` when the cluster cannot be used,
+    ``EngineError`` when the driver there is lost or falls silent, and ``KeyboardInterrupt`` after it has ended.
     """
     files = shipped(config) if config else {}
     name = _name(folder, address, new=config is not None)
@@ -104,7 +104,7 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
                 result(driver.prepare.remote(to_dict(config), files), "the run's files on the head node")
             result(driver.start.remote([command, there, *options]), "the start on the head node")
             return _follow(driver, there, folder)
-        except RayError as error:
+        except (RayError, EngineError) as error:
             raise EngineError(f"{address}: lost the driver: {str(error).strip().splitlines()[-1]}; continue with: "
                               f"lipo-e-ray resume {folder}") from None
 

@@ -19,8 +19,8 @@ from lipo_e_ray.surrogate.gp import JointPromptGP
 FAR = -1e4
 """Below this many standard deviations 1 - |u| Phi(u) / phi(u) has fewer correct digits than its expansion 1 / u^2."""
 
-DRAWS = 512
-SMOOTHING = 1e-3  # of an error rate
+DRAWS = 512  # of all candidates together
+SMOOTHING = 1e-3  # in error rate; Ament et al. 2023, section 4.2
 
 
 def log_ei(mean: Tensor, std: Tensor, best: float) -> Tensor:
@@ -91,7 +91,7 @@ def greedy_batch(mean: Tensor, covariance: Tensor, best: float, q: int, pending:
     open_[list(pending)] = False
     picks: list[int] = []
     for _ in range(min(q, int(open_.sum()))):
-        # Softplus for max(., 0): never zero, so the nearest candidate wins where none improves in any draw.
+        # Softplus for max(., 0): above 0 up to 0.7 beyond, so that the nearest wins where none improves in any draw.
         value = softplus((lowest[:, None] - draws) / SMOOTHING).mean(0)
         picks.append(int(value.masked_fill(~open_, -torch.inf).argmax()))
         open_[picks[-1]] = False
