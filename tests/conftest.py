@@ -1,4 +1,4 @@
-"""What tests of several modules share: a small task, an engine that fails on order, and one Ray cluster."""
+"""What tests of several modules share: a small task, an engine that fails on order, and two Rays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lipo_e_ray.types import (
     Status,
     Task,
 )
+from tests.heads import Head, new_head, ray_head
 
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
@@ -157,3 +159,12 @@ def ray_cluster():
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A cluster of one node with two CPUs that tests must leave as it is; see ``tests/heads.py``."""
+    head = new_head()
+    with ray_head(head) as process:
+        yield replace(head, pid=process.pid)
+    shutil.rmtree(head.folder, ignore_errors=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BIN, RUN, Head, interrupt, outcomes
+from tests.heads import BIN, RUN, Head, interrupt, outcomes
 
 LIPO = BIN / "lipo-e-ray"
 

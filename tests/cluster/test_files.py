@@ -14,8 +14,7 @@ import typer
 import yaml
 
 from lipo_e_ray.cli import app
-
-from .conftest import ROOT
+from tests.heads import ROOT
 
 CLUSTER = ROOT / "cluster"
 CRD = ROOT.parent / "shared" / "data" / "kuberay" / "ray.io_rayjobs.yaml"

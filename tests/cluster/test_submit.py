@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from .conftest import BIN, ROOT, RUN, interrupt, outcomes
+from tests.heads import BIN, ROOT, RUN, interrupt, outcomes
 
 SUBMIT = ROOT / "cluster" / "submit.sh"
 

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -33,7 +32,7 @@ from lipo_e_ray.config import (
     VAEConfig,
     to_dict,
 )
-from tests.cluster.conftest import Head, new_head
+from tests.heads import Head
 
 JOB = Path(__file__).with_name("job.py")
 CONFIG = replace(
@@ -71,10 +70,14 @@ class Driver(subprocess.Popen):
 
 @dataclass
 class Run:
-    """A run folder; in ``notes`` the engines note what they are asked (``job.py``), and the drivers what they say."""
+    """A run folder; in ``notes`` the engines note what they are asked (``job.py``), and the drivers what they say.
+
+    ``cluster``: where its drivers run; without one each starts a private Ray.
+    """
 
     folder: Path
     notes: Path
+    cluster: Head | None = None
     config: RunConfig = CONFIG
     in_flight: Counter[str] = field(default_factory=Counter)  # at each death of a driver: asked, not in the ledger
 
@@ -87,19 +90,26 @@ class Run:
         return [sys.executable, "-W", "ignore", str(JOB), json.dumps(to_dict(self.config)), str(self.folder),
                 str(self.paid_file)]
 
-    def start(self, *address: str, environment: dict[str, str] | None = None) -> Driver:
+    def start(self, **variables: str) -> Driver:
+        """``variables``: of its environment, besides the cluster's."""
         log = self.notes / f"driver-{len(list(self.notes.glob('driver-*')))}.log"
-        return Driver([*self.command, *address], log, environment)
+        if self.cluster is None:
+            return Driver(self.command, log)
+        return Driver([*self.command, self.cluster.address], log, self.cluster.environment | variables)
 
-    def under_way(self, *address: str, environment: dict[str, str] | None = None, recorded: int = 60) -> Driver:
-        """A driver that has brought the ledger to more than so many answers."""
-        driver = self.start(*address, environment=environment)
-        until(lambda: len(self.recorded()) > recorded, driver)
+    def under_way(self, recorded: int = 60, **variables: str) -> Driver:
+        """A driver that has brought the ledger to more than so many answers, and waits for some."""
+        driver = self.start(**variables)
+        until(lambda: len(self.recorded()) > recorded and self.paid().keys() - self.recorded().keys(), driver)
         return driver
 
-    def finish(self, *address: str, environment: dict[str, str] | None = None) -> str:
+    def finish(self) -> str:
         """A driver to its end: what it said."""
-        return finish(self.start(*address, environment=environment))
+        return finish(self.start())
+
+    def processes(self, title: str) -> list[int]:
+        """Those on its cluster that Ray gave a title with this start."""
+        return processes(self.cluster.pid, title)
 
     def rows(self, sql: str) -> Rows:
         """Nothing where the ledger is not there yet."""
@@ -203,7 +213,7 @@ def processes(ancestor: int, title: str) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], bool], driver: Driver, seconds: float = LIFE_S) -> None:
+def until(condition: Callable[[], object], driver: Driver, seconds: float = LIFE_S) -> None:
     """Wait while the driver lives."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -272,21 +282,20 @@ def row(request: pytest.FixtureRequest) -> Callable[[Harm], None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Run:
+def undisturbed(tmp_path_factory, head) -> Run:
     notes = tmp_path_factory.mktemp("undisturbed")
-    run = Run(notes / "run", notes)
+    run = Run(notes / "run", notes, head)
     run.finish()
     return run
 
 
 @pytest.fixture
-def cluster() -> Iterator[Head]:
-    """Of one node, not started yet."""
-    head = new_head()
-    yield head
-    shutil.rmtree(head.folder, ignore_errors=True)
+def run(tmp_path, head) -> Run:
+    """On the cluster that stays."""
+    return Run(tmp_path / "run", tmp_path, head)
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
+def private_run(tmp_path) -> Run:
+    """Whose drivers start a private Ray each."""
     return Run(tmp_path / "run", tmp_path)

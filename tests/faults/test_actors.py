@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from .conftest import IN_FLIGHT, alive, finish, harm, processes, until
+from .conftest import IN_FLIGHT, alive, finish, harm, until
 
 
 def repeated(run, undisturbed, row) -> int:
@@ -47,7 +47,7 @@ def test_bo_actor_killed(undisturbed, run, row):
     driver, killed = run.start(), []
 
     def busy() -> list[int]:
-        return [pid for pid in processes(driver.pid, "ray::BOActor.p") if pid not in killed]
+        return [pid for pid in run.processes("ray::BOActor.p") if pid not in killed]
 
     for _ in range(2):
         until(lambda: len(run.recorded()) > 60 and busy(), driver)
@@ -61,8 +61,8 @@ def test_bo_actor_killed(undisturbed, run, row):
 def test_trial_killed(undisturbed, run, row):
     """All of them, in the middle of their rungs: the kernel takes small processes too when memory is short."""
     driver = run.start()
-    until(lambda: len(run.recorded()) > 60 and processes(driver.pid, "ray::ResourceTrainable.train"), driver)
-    trials = processes(driver.pid, "ray::ResourceTrainable")
+    until(lambda: len(run.recorded()) > 60 and run.processes("ray::ResourceTrainable.train"), driver)
+    trials = run.processes("ray::ResourceTrainable")
     for pid in trials:
         os.kill(pid, signal.SIGKILL)
     finish(driver)

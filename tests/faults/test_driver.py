@@ -8,33 +8,30 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import ray_head
-
 from .conftest import LIFE_S, end, finish, harm, until
 
 KILLS = 20
-START_S = 20  # of a life, until it makes new calls
+START_S = 12  # of a life, until it makes new calls
 
 
 @pytest.mark.timeout((KILLS + 2) * LIFE_S)
-def test_driver_killed_20_times(undisturbed, run, cluster, row):
+def test_driver_killed_20_times(undisturbed, run, row):
     """Half of the kills come some calls after the first of that life, half of them at any moment after its start, and
     all of them before that life has made more than its share of the calls."""
     rng = random.Random(0)
     total = undisturbed.paid().total()
-    with ray_head(cluster):
-        kill_again_and_again(run, cluster, rng, total)
-        run.finish(cluster.address, environment=cluster.environment)
+    kill_again_and_again(run, rng, total)
+    run.finish()
     row(harm(run, undisturbed))
 
 
-def kill_again_and_again(run, cluster, rng, total):
+def kill_again_and_again(run, rng, total):
     """``total``: calls of the whole run."""
     for kill in range(KILLS):
         before, began = run.paid().total(), time.monotonic()
         share = max(1, (total - len(run.recorded())) // (KILLS - kill + 4))
         calls, delay = (rng.randint(1, share), LIFE_S) if rng.random() < 0.5 else (share, rng.uniform(0, START_S))
-        driver = run.start(cluster.address, environment=cluster.environment)
+        driver = run.start()
         until(lambda: run.paid().total() >= before + calls or time.monotonic() >= began + delay, driver)  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))
         assert driver.poll() is None, f"the run ended before kill {kill + 1}: {end(driver)}"
@@ -45,9 +42,10 @@ def kill_again_and_again(run, cluster, rng, total):
         assert known.items() <= run.recorded().items(), "an outcome that was in the ledger is lost"
 
 
-def test_driver_interrupted(undisturbed, run, row):
-    """By SIGINT, and when resumed by SIGTERM."""
-    for number, recorded in ((signal.SIGINT, 100), (signal.SIGTERM, 250)):
+def test_driver_interrupted(undisturbed, private_run, row):
+    """By SIGINT, and when resumed by SIGTERM; on a private Ray, as on a laptop."""
+    run = private_run
+    for number, recorded in ((signal.SIGINT, 100), (signal.SIGTERM, 200)):
         driver = run.under_way(recorded=recorded)
         said = end(driver, number, seconds=60)
         run.ended()

@@ -32,9 +32,9 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_disk_full(undisturbed, disk, tmp_path, row):
+def test_disk_full(undisturbed, disk, tmp_path, head, row):
     """The run says so, sends nothing more, and goes on when there is room again."""
-    run = Run(disk / "run", tmp_path)
+    run = Run(disk / "run", tmp_path, head)
     driver = run.under_way()
     filler = disk / "filler"
     with filler.open("wb") as file:
@@ -75,7 +75,7 @@ def cut_off(run: Run, file: Path) -> None:
 
 def test_ledger_truncated(undisturbed, run, row):
     """The last page of its write-ahead log, after one kill, and that of the file itself, after another."""
-    for recorded, name in ((100, "ledger.sqlite-wal"), (300, "ledger.sqlite")):
+    for recorded, name in ((100, "ledger.sqlite-wal"), (200, "ledger.sqlite")):
         run.kill(run.under_way(recorded=recorded))
         if name == "ledger.sqlite":  # bring the log into the file
             sqlite3.connect(run.folder / name).execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()

@@ -20,8 +20,8 @@ PATIENCE_S = 500
 @pytest.mark.timeout(3 * PATIENCE_S)
 def test_real_engine_killed(tmp_path, row):
     """No second run to compare with: a minute of vLLM's start. What was paid must stay, and what failed be answered."""
-    run = Run(tmp_path / "run", tmp_path, replace(CONFIG, task=replace(CONFIG.task, validation_size=16, test_size=8),
-                                        ape=APEConfig(use=False)))
+    task = replace(CONFIG.task, validation_size=16, test_size=8)
+    run = Run(tmp_path / "run", tmp_path, config=replace(CONFIG, task=task, ape=APEConfig(use=False)))
     run.folder.mkdir()
     (run.folder / "config.json").write_text(json.dumps(to_dict(run.config)))
     driver = Driver([sys.executable, "-m", "lipo_e_ray", "resume", run.folder], tmp_path / "log")

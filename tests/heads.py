@@ -1,4 +1,4 @@
-"""A cluster of one head node of its own, as ``ray start --head`` makes it, for what goes through its ports."""
+"""Clusters of one head node, as ``ray start --head`` makes it, and what users run on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sqlite3
@@ -18,9 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PORTS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
          "metrics-export-port", "runtime-env-agent-port", "node-manager-port", "object-manager-port")
@@ -35,6 +32,7 @@ class Head:
 
     folder: Path
     ports: dict[str, int]
+    pid: int = 0  # of ``ray start``, once it runs: all that the cluster starts on its node is below
 
     @property
     def address(self) -> str:
@@ -54,7 +52,7 @@ class Head:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return kept | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder / "home"),
-            "PYTHONPATH": f"{Path(__file__).parent / 'simulated'}{os.pathsep}{ROOT}", "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": f"{ROOT / 'tests' / 'cluster' / 'simulated'}{os.pathsep}{ROOT}", "PYTHONWARNINGS": "ignore",
             "CUDA_VISIBLE_DEVICES": "", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_API_SERVER_ADDRESS": self.dashboard,
@@ -177,11 +175,3 @@ def ray_head(head: Head, cpus: int = 2) -> contextlib.AbstractContextManager[sub
     ports = [word for name, port in head.ports.items() for word in (f"--{name}", str(port))]
     return ray_start(head, "--head", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir",
                      str(head.folder), *ports)
-
-
-@pytest.fixture(scope="session")
-def head() -> Iterator[Head]:
-    head = new_head()
-    with ray_head(head):
-        yield head
-    shutil.rmtree(head.folder, ignore_errors=True)
