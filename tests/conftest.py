@@ -31,7 +31,24 @@ from lipo_e_ray.types import (
 )
 from tests.heads import Head, new_head, ray_head
 
+ROW = "row of docs/reliability.md"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes run the tests: one those on ``head``, which mostly wait for processes to start, one all others."""
+    for item in items:
+        on_head = item.path.parent.name in ("cluster", "faults") and item.name != "test_real_engine_killed"
+        item.add_marker(pytest.mark.xdist_group("head" if on_head else "rest"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The rows of docs/reliability.md, as the fault tests saw them."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == ROW:
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ from lipo_e_ray.config import (
     VAEConfig,
     to_dict,
 )
+from tests.conftest import ROW
 from tests.heads import Head
 
 JOB = Path(__file__).with_name("job.py")
@@ -244,19 +245,6 @@ def finish(driver: Driver, seconds: float = LIFE_S) -> str:
     return said
 
 
-ROWS = pytest.StashKey[list[str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The rows of docs/reliability.md, as these tests saw them."""
-    for row in config.stash[ROWS]:
-        terminalreporter.write_line(row)
-
-
 @pytest.fixture(autouse=True)
 def no_driver_is_left() -> Iterator[None]:
     """Where a test fails: one that still runs takes the processors from all tests after it."""
@@ -269,13 +257,12 @@ def no_driver_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest) -> Callable[[Harm], None]:
+def row(record_property: Callable[[str, object], None]) -> Callable[[Harm], None]:
     """Notes what came of a fault; a lost outcome fails the test."""
     began = time.monotonic()
 
     def row(harm: Harm) -> None:
-        request.config.stash[ROWS].append(f"{request.node.name}: {harm.lost} lost, {harm.repeated} repeated, "
-                                          f"{time.monotonic() - began:.0f} s")
+        record_property(ROW, f"{harm.lost} lost, {harm.repeated} repeated, {time.monotonic() - began:.0f} s")
         assert harm.lost == 0
 
     return row
