@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from benchmarks.oracle import Oracle
 from benchmarks.rivals import B_MIN, ETA, joint_embeddings, passes
 from benchmarks.tables import OutcomeTable, TableEncoder
-from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
+from lipo_e_ray.config import PROFILES, HyperbandConfig, ProposalConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import MIN_OBSERVED, Proposer
@@ -92,6 +92,7 @@ class Variant:
     """What is other than in the package."""
 
     overlap: int = 0
+    random: float = PROFILES["l40s"].proposal.random_fraction
     make_gp: Callable[[int], JointPromptGP] = JointPromptGP
     raw: bool = False
 
@@ -105,6 +106,7 @@ VARIANTS: dict[str, Variant] = {
     "product alone": Variant(make_gp=ProductGP),
     "one kernel": Variant(make_gp=OneKernelGP),
     "raw embeddings": Variant(raw=True),
+    "random proposals": Variant(random=1.0),
     "overlap 4": Variant(overlap=4),
 }
 
@@ -112,7 +114,8 @@ VARIANTS: dict[str, Variant] = {
 def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> None:
     """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA))
+    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA),
+                       proposal=ProposalConfig(random_fraction=variant.random))
     used = RawSpace(table) if variant.raw else space
     proposer = Proposer(table.task, config, dict.fromkeys(table.grid.instructions, "file"), lambda: (used, None),
                         table.prompts, variant.make_gp)

@@ -26,6 +26,7 @@ from benchmarks.machine import write
 from benchmarks.oracle import FULL_EVALUATIONS, Oracle, SpentError, normalised
 from benchmarks.rivals import hdbo, hyperband_random, random_search, successive_halving, tpe
 from benchmarks.tables import FOLDER, OutcomeTable
+from lipo_e_ray.results.statistics import Z95
 
 RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parent.parent / "docs" / "search_quality.png"
@@ -109,30 +110,37 @@ def at(curves: np.ndarray, share: float) -> np.ndarray:
 
 def p_value(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Two-sided Wilcoxon signed-rank test over all pairs of a table and a seed."""
-    differences = (ours - theirs).ravel()
+    differences = np.ravel(ours - theirs)
     return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
 def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
-    """For every method and share: mean and standard error of both errors, and the test against ours."""
+    """For every method and share: mean and standard error of both errors, and how much higher than ours the test error
+    is, with its 95% interval (pairs of a table and a seed) and the test."""
     result = []
     for method, of_method in curves.items():
         for share in SHARES:
             both = at(of_method, share).reshape(-1, 2)
             mean, error = both.mean(0), both.std(0, ddof=1) / len(both) ** 0.5
+            ours, theirs = (at(one, share)[..., 1].ravel() for one in (curves[LIPO_E], of_method))
             result.append({"method": method, "share": share, "validation": mean[0], "validation_se": error[0],
-                           "test": mean[1], "test_se": error[1],
-                           "p": p_value(at(curves[LIPO_E], share)[..., 1], at(of_method, share)[..., 1])})
+                           "test": mean[1], "test_se": error[1], "higher": (theirs - ours).mean(),
+                           "interval": Z95 * (theirs - ours).std(ddof=1) / len(ours) ** 0.5,
+                           "p": p_value(ours, theirs)})
     return result
 
 
 def show(table: Sequence[dict]) -> None:
-    """One line per method: test error at each share, p against LIPO-E; then validation error."""
+    """One line per method: test error at each share, p against LIPO-E; the difference; then validation error."""
     print(f"{'normalised test error':26s}" + "".join(f"{share:>24.2f}" for share in SHARES))
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
         print(f"{method:26s}" + "".join(
             f"   {row['test']:.3f} +- {row['test_se']:.3f} p={row['p']:.0e}" for row in cells))
+    print("test error less LIPO-E's, with its 95% interval")
+    for method in dict.fromkeys(row["method"] for row in table):
+        cells = [row for row in table if row["method"] == method]
+        print(f"{method:26s}" + "".join(f"   {row['higher']:+.3f} +- {row['interval']:.3f}{'':7s}" for row in cells))
     print("normalised validation error")
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]

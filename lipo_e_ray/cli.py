@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.engine.model import bfloat16_is_slow
 from lipo_e_ray.install_check import check_install
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import InputError, LipoError
@@ -51,16 +52,18 @@ def configure(
     ape_num_instructions: int | None, iterations: int | None, use_ape: bool, instructions: Path | None,
     engines: int = 0, tensor_parallel: int = 1, metric: str | None = None,
 ) -> RunConfig:
-    """The profile with what the flags change. Raises ``InputError``."""
+    """The profile with what the flags change; the demo's numbers are of a kind its CPU is fast with. Raises
+    ``InputError``."""
     if profile not in PROFILES:
         raise InputError(f"--profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
     base = PROFILES[profile]
+    dtype = "float32" if profile == "demo" and bfloat16_is_slow() else base.model.dtype
     given = {"name": task, "pool_size": qa_pool_size, "metric": metric}
     return replace(
         base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,
         instructions_file=os.path.realpath(instructions) if instructions else "",
         task=replace(base.task, **{key: value for key, value in given.items() if value is not None}),
-        model=replace(base.model, name=model or base.model.name, tensor_parallel=tensor_parallel),
+        model=replace(base.model, name=model or base.model.name, dtype=dtype, tensor_parallel=tensor_parallel),
         ape=replace(base.ape, use=use_ape, num_instructions=ape_num_instructions or base.ape.num_instructions),
         invbo=base.invbo if iterations is None else replace(base.invbo, iterations=iterations),
     )

@@ -18,7 +18,8 @@ from lipo_e_ray.types import Prompt
 
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
-CPU_RATE = 8.0  # calls/s of a whole demo run, start included, on 2 cores (docs/log.md)
+# Calls/s of a whole demo run, start included, on 2 cores with and without AVX-512 (docs/log.md).
+CPU_RATES = {"bfloat16": 8.0, "float32": 2.5}
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def print_plan(config: RunConfig, engine: EngineSpec | None = None) -> None:
 
 def _time(config: RunConfig, calls: int) -> str:
     """A number only where one was measured: another model's speed is known when its engine has run for a minute."""
-    if config.model.name == PROFILES["demo"].model.name:
-        return f"~{clock(calls / CPU_RATE)} at {CPU_RATE:.0f} calls/s, which two cores without a GPU reach"
+    rate = CPU_RATES.get(config.model.dtype)
+    if rate and config.model.name == PROFILES["demo"].model.name:
+        return f"~{clock(calls / rate)} at {rate:.3g} calls/s, which two cores without a GPU reach"
     return f"{clock(calls / 10)} at 10 calls/s, {clock(calls / 100)} at 100 calls/s; the run shows your speed"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from lipo_e_ray.engine.model import bfloat16_is_slow
 from lipo_e_ray.types import (
     Completion,
     EngineError,
@@ -32,6 +33,7 @@ from lipo_e_ray.types import (
 from tests.heads import Head, new_head, ray_head
 
 ROW = "row of docs/reliability.md"
+DTYPE = "float32" if bfloat16_is_slow() else "bfloat16"  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 

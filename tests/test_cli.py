@@ -41,6 +41,13 @@ def test_flags_change_what_they_name(tmp_path):
     assert default_output(config).name == "gsm8k-m-seed3"
 
 
+@pytest.mark.parametrize(("profile", "slow", "dtype"), [
+    ("demo", True, "float32"), ("demo", False, "bfloat16"), ("l40s", True, "bfloat16")])
+def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, slow, dtype):
+    monkeypatch.setattr("lipo_e_ray.cli.bfloat16_is_slow", lambda: slow)
+    assert configure(profile, **FLAGS).model.dtype == dtype
+
+
 def test_engines_and_tensor_parallel():
     config = configure("demo", **FLAGS, engines=4, tensor_parallel=2)
     assert (config.engines, config.model.tensor_parallel) == (4, 2)

@@ -8,9 +8,11 @@ from dataclasses import replace
 from lipo_e_ray.config import PROFILES, APEConfig, HyperbandConfig, InvBOConfig, TaskConfig, VAEConfig, to_dict
 from lipo_e_ray.results.analysis import read
 from lipo_e_ray.results.ledger import Ledger
+from tests.conftest import DTYPE
 
 CONFIG = replace(
     PROFILES["demo"],
+    model=replace(PROFILES["demo"].model, dtype=DTYPE),
     task=TaskConfig("arithmetic", pool_size=24, validation_size=16, test_size=16),
     ape=APEConfig(num_instructions=4),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=30, batch_size=32),

@@ -36,4 +36,6 @@ def test_what_a_user_sees(capsys):
     print_plan(replace(DEMO, max_llm_calls=1000), SPEC)
     shown = capsys.readouterr().out
     assert "Hyperband s=4" in shown and "--max-llm-calls 1,000" in shown
-    assert "tokens: ~" in shown and "time: ~2:05" in shown
+    assert "tokens: ~" in shown and "time: ~2:05 at 8 calls/s" in shown
+    print_plan(replace(DEMO, max_llm_calls=1000, model=replace(DEMO.model, dtype="float32")), SPEC)
+    assert "time: ~6:40 at 2.5 calls/s" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from lipo_e_ray.engine import vllm as module
 from lipo_e_ray.engine.model import ChatTokenizer, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
 from lipo_e_ray.types import EngineError, InputError, Prompt, Sampling, Status
+from tests.conftest import DTYPE
 
 pytestmark = [
     # Importing vLLM scripts functions of its own with torch.jit, which torch 2.13 deprecates.
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning"),
 ]
 
-MODEL = ModelConfig(name="smollm2-135m", max_model_len=512, max_tokens=32, max_num_seqs=16)
+MODEL = ModelConfig(name="smollm2-135m", max_model_len=512, max_tokens=32, max_num_seqs=16, dtype=DTYPE)
 TASK = generate_arithmetic(pool=8, validation=8, test=2, seed=0)
 
 

@@ -25,21 +25,20 @@ from lipo_e_ray.config import (
     APEConfig,
     HyperbandConfig,
     InvBOConfig,
-    ModelConfig,
     ProposalConfig,
     RunConfig,
     TaskConfig,
     VAEConfig,
     to_dict,
 )
-from tests.conftest import ROW
+from tests.conftest import DTYPE, ROW
 from tests.heads import Head
 
 JOB = Path(__file__).with_name("job.py")
 CONFIG = replace(
     PROFILES["demo"],
     task=TaskConfig("arithmetic", pool_size=24, validation_size=48, test_size=16),
-    model=ModelConfig("smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=8),  # 16 are in flight
+    model=replace(PROFILES["demo"].model, max_num_seqs=8, dtype=DTYPE),  # 16 are in flight
     ape=APEConfig(num_instructions=6),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=10, batch_size=32),
     hyperband=HyperbandConfig(b_min=8),
