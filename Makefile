@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,17 +33,26 @@ from lipo_e_ray.types import (
 )
 from tests.heads import Head, new_head, ray_head
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 ROW = "row of docs/reliability.md"
 DTYPE = "float32" if bfloat16_is_slow() else "bfloat16"  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Two processes run the tests: one those on ``head``, which mostly wait for processes to start, one all others."""
-    for item in items:
-        on_head = item.path.parent.name in ("cluster", "faults") and item.name != "test_real_engine_killed"
-        item.add_marker(pytest.mark.xdist_group("head" if on_head else "rest"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Halves(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            on_head = nodeid.startswith(("tests/cluster", "tests/faults")) and "real_engine" not in nodeid
+            return "head" if on_head else "rest"
+
+    return Halves(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
