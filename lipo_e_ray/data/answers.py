@@ -25,6 +25,10 @@ Metric = Callable[[str, str], Status]
 MAX_LABELS = 20
 """More different answers than this are not a closed set."""
 
+MAX_MARKS, _JOINER, _TO_MARKS = 30, "\u034f", "\u0f73\u0f75\u0f81"  # the last: no marks, but become two each
+"""Combining marks in a row: Unicode's normal forms take the square of their number, and no language writes so many
+(Unicode Standard Annex 15, section 13, Stream-Safe Text Format)."""
+
 _QUOTES = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
 _REGENERATED = re.compile(r"^[ \t>*#]*(?:Question|Q)\b[ \t\d*]*:", re.IGNORECASE | re.MULTILINE)
 _ANSWER_MARK = re.compile(r"\banswer\b[ \t*]*(?:is\b[ \t*]*:?|:)[ \t*]*", re.IGNORECASE)
@@ -87,9 +91,21 @@ def numeric(output: str, reference: str) -> Status:
     return Status.CORRECT if value == extract_number(reference) else Status.WRONG
 
 
+def _nfkc(text: str) -> str:
+    """In compatibility form, with at most ``MAX_MARKS`` combining marks in a row (a joiner goes in between)."""
+    run, parts = 0, []
+    for letter in "" if text.isascii() else text:
+        run = run + 1 if unicodedata.combining(letter) or letter in _TO_MARKS else 0
+        if run > MAX_MARKS:
+            parts.append(_JOINER)
+            run = 1
+        parts.append(letter)
+    return unicodedata.normalize("NFKC", "".join(parts) or text)
+
+
 def _normalise(text: str) -> str:
     """Case, punctuation and quotes at the ends, and runs of white space do not count."""
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = _nfkc(text).casefold()
     return " ".join(text.split()).strip(string.punctuation + string.whitespace + _QUOTES)
 
 
@@ -135,8 +151,8 @@ def _choice(labels: Sequence[str]) -> Metric:
     mention = re.compile(rf"(?<!\w)(?:{patterns})(?!\w)")
 
     def choice(output: str, reference: str) -> Status:
-        kept = " ".join(unicodedata.normalize("NFKC", cut(output)).split())
-        final = _final(unicodedata.normalize("NFKC", cut(output)))
+        kept = " ".join(_nfkc(cut(output)).split())
+        final = _final(_nfkc(cut(output)))
         given = _normalise(kept if final is None else final)
         if given not in longest_first:
             mentioned = [_normalise(found) for found in mention.findall(kept if final is None else final)]

@@ -249,12 +249,19 @@ def test_a_metric_that_does_not_exist(user_module, name, message):
 
 @pytest.mark.timeout(60)  # each takes a second or two; a pattern that runs over it again from every start takes hours
 @pytest.mark.parametrize("piece", ["1", ",111", "1,", "1/", "-", "1e", "$", "=1", "#### ", "answer is ", "\\boxed{",
-                                   "\\frac{", "Question 1", " ", "\n", "\0", "\u05e9"])
+                                   "\\frac{", "Question 1", " ", "\n", "\0", "\u05e9",
+                                   "\u0301\u0316", "\u0f73"])
 def test_a_megabyte_is_judged_in_time(piece):
     text = "-1" + piece * (1_000_100 // len(piece))
     for name in ("numeric", "text", LABELS):
         assert get_metric(name)(text, "1") in (CORRECT, WRONG, UNPARSEABLE)
     assert choose_metric(examples(text))
+
+
+def test_marks_that_a_language_writes_are_composed():
+    assert get_metric("text")("e\u0301 and a\u0316\u0301", "\u00e9 and \u00e1\u0316") is CORRECT
+    assert get_metric("text")("e" + 40 * "\u0301", "e" + 40 * "\u0301") is CORRECT
+    assert get_metric("text")("e" + 40 * "\u0301", "e" + 41 * "\u0301") is WRONG
 
 
 @pytest.mark.parametrize("output", ["-" + "9" * 1_000_001, "1/" + "9" * 1_000_001, "9e999/9e-999", "0/0", "1/0"],
