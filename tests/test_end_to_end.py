@@ -12,7 +12,7 @@ from tests.conftest import DTYPE
 
 CONFIG = replace(
     PROFILES["demo"],
-    model=replace(PROFILES["demo"].model, dtype=DTYPE),
+    model=replace(PROFILES["demo"].model, max_tokens=32, dtype=DTYPE),
     task=TaskConfig("arithmetic", pool_size=24, validation_size=16, test_size=16),
     ape=APEConfig(num_instructions=4),
     vae=VAEConfig(training_sets=64, patience=5, max_epochs=30, batch_size=32),
