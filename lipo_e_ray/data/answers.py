@@ -93,14 +93,16 @@ def numeric(output: str, reference: str) -> Status:
 
 def _nfkc(text: str) -> str:
     """In compatibility form, with at most ``MAX_MARKS`` combining marks in a row (a joiner goes in between)."""
+    if text.isascii():
+        return text
     run, parts = 0, []
-    for letter in "" if text.isascii() else text:
+    for letter in text:
         run = run + 1 if unicodedata.combining(letter) or letter in _TO_MARKS else 0
         if run > MAX_MARKS:
             parts.append(_JOINER)
             run = 1
         parts.append(letter)
-    return unicodedata.normalize("NFKC", "".join(parts) or text)
+    return unicodedata.normalize("NFKC", "".join(parts))
 
 
 def _normalise(text: str) -> str:
