@@ -145,7 +145,7 @@ class HyperbandConfig:
 
     b_min: int = 10
     eta: int = 2
-    overlap: int = 4
+    overlap: int = 1  # one engine is busy 0.95 of the time with it, and each bracket is told almost all (docs/log.md)
     invbo_share: float = 0.3  # of the LLM calls of a run with a call budget, kept for InvBO
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ PROFILES: dict[str, RunConfig] = {
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
-        hyperband=HyperbandConfig(b_min=8, overlap=3),
+        hyperband=HyperbandConfig(b_min=8),
         invbo=InvBOConfig(iterations=3),
     ),
 }
