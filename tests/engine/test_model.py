@@ -173,6 +173,7 @@ class TestChatTokenizer:
 @pytest.mark.parametrize(("cpuinfo", "gpu", "slow"), [
     ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", False, True),
     ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", True, False),
+    ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16\n", False, True),
     ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16 amx_bf16\n", False, False),
     ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False, False),  # ARM
     (None, False, False),  # macOS
