@@ -91,7 +91,7 @@ class RawSpace:
 class Variant:
     """What is other than in the package."""
 
-    overlap: int = 0
+    overlap: int = PROFILES["l40s"].hyperband.overlap
     random: float = PROFILES["l40s"].proposal.random_fraction
     make_gp: Callable[[int], JointPromptGP] = JointPromptGP
     raw: bool = False
@@ -107,6 +107,7 @@ VARIANTS: dict[str, Variant] = {
     "one kernel": Variant(make_gp=OneKernelGP),
     "raw embeddings": Variant(raw=True),
     "random proposals": Variant(random=1.0),
+    "overlap 0": Variant(overlap=0),
     "overlap 4": Variant(overlap=4),
 }
 
