@@ -18,8 +18,8 @@ from lipo_e_ray.types import Prompt
 
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
-# Calls/s of a whole demo run, start included, on 2 cores with and without AVX-512 (docs/log.md).
-CPU_RATES = {"bfloat16": 8.0, "float32": 2.5}
+# Calls/s of a whole demo run, start included, on 2 cores with these parts (docs/log.md).
+CPU_RATES = {"bfloat16": {"AMX": 8.0}, "float32": {"AVX-512": 6.4, "AVX2": 2.5}}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def print_plan(config: RunConfig, engine: EngineSpec | None = None) -> None:
 
 def _time(config: RunConfig, calls: int) -> str:
     """A number only where one was measured: another model's speed is known when its engine has run for a minute."""
-    rate = CPU_RATES.get(config.model.dtype)
-    if rate and config.model.name == PROFILES["demo"].model.name:
-        return f"~{clock(calls / rate)} at {rate:.3g} calls/s, which two cores without a GPU reach"
+    rates = CPU_RATES.get(config.model.dtype)
+    if rates and config.model.name == PROFILES["demo"].model.name:
+        return "two cores without a GPU take " + ", ".join(
+            f"~{clock(calls / rate)} with {part} ({rate:.3g} calls/s)" for part, rate in rates.items())
     return f"{clock(calls / 10)} at 10 calls/s, {clock(calls / 100)} at 100 calls/s; the run shows your speed"
