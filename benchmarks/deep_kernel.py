@@ -6,6 +6,7 @@ on itself (``docs/log.md``). Shapes: e width of an embedding, m observations, b 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -105,7 +106,7 @@ def _shapes(e: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     widths = {"inst": (e, *LAYERS["inst"]), "ex": (e, *LAYERS["ex"]),
               "join": (LAYERS["inst"][-1] + LAYERS["ex"][-1], *LAYERS["join"])}
     for network, sizes in widths.items():
-        for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(sizes)):
             yield f"{network}.{i}.weight", (before, after)
             yield f"{network}.{i}.bias", (after,)
     yield "lengthscale", (LAYERS["join"][-1],)
