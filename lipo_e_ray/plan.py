@@ -19,7 +19,7 @@ from lipo_e_ray.types import Prompt
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
 # Calls/s of a whole demo run, start included, on 2 cores with these parts (docs/log.md).
-CPU_RATES = {"bfloat16": {"AMX": 8.0}, "float32": {"AVX-512": 6.4, "AVX2": 2.5}}
+CPU_RATES = {"bfloat16": {"AMX": 8.0}, "float32": {"AVX-512": 6.0, "AVX2": 2.5}}
 
 
 @dataclass(frozen=True)
