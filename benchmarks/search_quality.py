@@ -94,8 +94,10 @@ def _one_thread() -> None:
     import logging
 
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's
     logging.disable(logging.WARNING)  # a grid may well be exhausted
 
 
