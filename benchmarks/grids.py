@@ -1,4 +1,4 @@
-"""The grids that are recorded: four tasks, 250 prompts each, as many instructions or as many exemplar sets.
+"""The grids that are recorded: five tasks, 250 prompts each, as many instructions or as many exemplar sets.
 
 The 5 x 50 of HbBoPs (Schneider et al. 2025, section 4), and 25 x 10, where the instruction matters more. The
 instructions are the project's own; good, plain and misleading ones, as a search meets them.
@@ -76,11 +76,18 @@ ARITHMETIC = (
     "The answer is a whole number. What is it?",
     "Explain nothing. Answer.",
 )
+GSM8K = (
+    "Let's think step by step.",
+    "Answer the question.",
+    "Solve the word problem in a few short steps and write the final number after ####.",
+    "Write only the final number.",
+    "First list what is known, then say what is asked, then compute it.",
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """``task``: ``arithmetic`` or a folder of the induction tasks; ``sets``: how many exemplar sets are drawn."""
+    """``task``: ``arithmetic`` or a folder of the data; ``sets``: how many exemplar sets are drawn."""
 
     task: str
     instructions: tuple[str, ...]
@@ -89,15 +96,16 @@ class Recipe:
 
 
 RECIPES = {
-    "larger_animal": Recipe("larger_animal", LARGER_ANIMAL, 50, 12),
-    "singular_to_plural": Recipe("singular_to_plural", SINGULAR_TO_PLURAL, 50, 8),
-    "sentiment": Recipe("sentiment", SENTIMENT, 10, 8),
+    "larger_animal": Recipe("instruction_induction/larger_animal", LARGER_ANIMAL, 50, 12),
+    "singular_to_plural": Recipe("instruction_induction/singular_to_plural", SINGULAR_TO_PLURAL, 50, 8),
+    "sentiment": Recipe("instruction_induction/sentiment", SENTIMENT, 10, 8),
     "arithmetic": Recipe("arithmetic", ARITHMETIC, 10, 48),
+    "gsm8k": Recipe("gsm8k", GSM8K, 50, 320),
 }
 
 
 def make_grid(name: str, data: Path, model: str, encoder: str) -> tuple[Grid, Task]:
-    """The grid ``name`` and its task; ``data``: the folder of the instruction-induction tasks.
+    """The grid ``name`` and its task; ``data``: the folder of GSM8K and the instruction-induction tasks.
 
     Exemplar sets have every size from 0 to 8 about equally often, their members in the pool's order. Raises
     ``InputError`` when the task cannot be loaded.

@@ -1,13 +1,15 @@
 """Records what a real LLM answers to every prompt of a grid: ``python -m benchmarks.record larger_animal``.
 
 Answers go to a ledger in ``--work`` as they come, so a recording that is cut off goes on where it was; a ledger of
-another model, template or sampling is refused. Once complete, the table is written to ``benchmarks/tables/``.
+another model, template or sampling is refused. Once complete, the table is written to ``benchmarks/tables/``. A table
+of the first instructions only (``--instructions``) grows, on any machine, when more of the grid is recorded.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,13 +22,15 @@ from benchmarks.tables import FOLDER, Grid, OutcomeTable
 from lipo_e_ray.config import PROFILES, ModelConfig
 from lipo_e_ray.embedded import resolve_encoder
 from lipo_e_ray.engine.base import Engine
+from lipo_e_ray.engine.model import bfloat16_is_slow
 from lipo_e_ray.inputs import vllm_spec
 from lipo_e_ray.latent.encoder import TextEncoder, example_text
 from lipo_e_ray.results.ledger import Ledger
-from lipo_e_ray.types import Example, InputError, LipoError, Prompt, Status, Task
+from lipo_e_ray.types import Example, Fingerprints, InputError, LipoError, Prompt, Status, Task
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "instruction_induction"
-CHUNK, IN_FLIGHT = 50, 4  # examples of one prompt in a request; requests at a time
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+CHUNK = 50  # examples of one prompt in a request
+AHEAD = 3  # so many times the answers that the engine computes at once are asked for: its queue is never empty
 REPORT_S = 30.0
 
 
@@ -46,9 +50,10 @@ def unrecorded(ledger: Ledger, prompts: Sequence[Prompt], task: Task) -> Iterato
                 yield prompt, split, left[start:start + CHUNK]
 
 
-async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task: Task) -> None:
-    """Ask for all that is not in ``ledger``; a line of progress every 30 s. Raises ``LipoError`` for a failed answer:
-    a grid has no holes, and the same command goes on with it."""
+async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task: Task, at_once: int = 64) -> None:
+    """Ask for all that is not in ``ledger``, ``AHEAD`` times ``at_once`` answers at a time; a line of progress every 30 s.
+
+    Raises ``LipoError`` for a failed answer: a grid has no holes, and the same command goes on with it."""
     work = list(unrecorded(ledger, prompts, task))
     total, done, start = sum(len(examples) for _, _, examples in work), 0, time.monotonic()
     reported = start
@@ -71,8 +76,28 @@ async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task
                       flush=True)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(IN_FLIGHT):
+        for _ in range(math.ceil(AHEAD * at_once / CHUNK)):
             group.create_task(worker())
+
+
+def take_over(table: OutcomeTable, ledger: Ledger, grid: Grid, fingerprints: Fingerprints, task: Task) -> None:
+    """Put what a table of some of ``grid``'s instructions knows into ``ledger``: nothing is asked twice.
+
+    Raises ``InputError`` for a table of another grid, model, template or sampling.
+    """
+    common = min(len(table.grid.instructions), len(grid.instructions))
+    theirs, ours = (replace(one, instructions=one.instructions[:common]) for one in (table.grid, grid))
+    if (theirs, table.fingerprints) != (ours, fingerprints):
+        raise InputError(f"{grid.name}: expected the table that is there to be of the same grid, model, template and "
+                         "sampling as this recording, it is not; move the table away to record another")
+    for stand_in, prompt in zip(table.prompts, grid_prompts(ours, task), strict=False):  # instruction by instruction
+        known = ledger.outcomes(prompt.id)
+        told = iter(table.outcomes(stand_in.id).values())
+        for split, ids in (("validation", grid.validation), ("test", grid.test)):
+            outcomes = [replace(next(told), prompt_id=prompt.id, example_id=example_id) for example_id in ids]
+            if new := [outcome for outcome in outcomes if outcome.example_id not in known]:
+                ledger.record_prompt(prompt)
+                ledger.record_outcomes(split, new)
 
 
 def make_table(ledger: Ledger, grid: Grid, task: Task, encoder: TextEncoder) -> OutcomeTable:
@@ -93,20 +118,23 @@ def make_table(ledger: Ledger, grid: Grid, task: Task, encoder: TextEncoder) -> 
                         encoder.encode(texts), encoder.encode(sets))
 
 
-def record_grid(name: str, data: Path, work: Path, model: ModelConfig, folder: Path) -> Path:
-    """Record, or go on recording, the grid ``name``; the table's path."""
+def record_grid(name: str, instructions: int | None, data: Path, work: Path, model: ModelConfig, folder: Path) -> Path:
+    """Record, or go on recording, the first ``instructions`` (``None``: all) of the grid ``name``; the table's path."""
     encoder = PROFILES["demo"].encoder.name
     grid, task = make_grid(name, data, model.name, encoder)
+    grid = replace(grid, instructions=grid.instructions[:instructions])
     spec = vllm_spec(model, task)
     work.mkdir(parents=True, exist_ok=True)
     with Ledger(work / f"{name}.sqlite", spec.fingerprints) as ledger:
+        if (path := folder / f"{name}.safetensors").is_file():
+            take_over(OutcomeTable.load(path), ledger, grid, spec.fingerprints, task)
         prompts = grid_prompts(grid, task)
         if next(unrecorded(ledger, prompts, task), None):
             engine = spec.make()
 
             async def main() -> None:
                 try:
-                    await record(ledger, engine, prompts, task)
+                    await record(ledger, engine, prompts, task, model.max_num_seqs)
                 finally:
                     await engine.close()
 
@@ -117,13 +145,18 @@ def record_grid(name: str, data: Path, work: Path, model: ModelConfig, folder: P
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", choices=RECIPES)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the instruction-induction tasks")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of gsm8k and instruction_induction")
     parser.add_argument("--work", type=Path, default=Path("runs") / "tables", help="folder of the ledgers")
     parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
+    parser.add_argument("--instructions", type=int, help="only the first so many of the grid")
+    parser.add_argument("--max-num-seqs", type=int, default=64, help="answers the engine computes at once; a GPU: 256")
     arguments = parser.parse_args()
-    model = replace(PROFILES["demo"].model, name=arguments.model, max_tokens=RECIPES[arguments.grid].max_tokens)
+    model = replace(PROFILES["demo"].model, name=arguments.model, max_tokens=RECIPES[arguments.grid].max_tokens,
+                    max_model_len=4096, max_num_seqs=arguments.max_num_seqs,
+                    dtype="float32" if bfloat16_is_slow() else PROFILES["demo"].model.dtype)
     try:
-        print(f"written: {record_grid(arguments.grid, arguments.data, arguments.work, model, FOLDER)}")
+        path = record_grid(arguments.grid, arguments.instructions, arguments.data, arguments.work, model, FOLDER)
+        print(f"written: {path}")
     except* LipoError as group:
         raise SystemExit(f"record: {group.exceptions[0]}") from None
 

@@ -1,11 +1,13 @@
 import asyncio
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import record as recorder
 from benchmarks.grids import RECIPES, make_grid
-from benchmarks.record import make_table, record, unrecorded
+from benchmarks.record import make_table, record, take_over, unrecorded
 from benchmarks.tables import Grid, OutcomeTable, TableEncoder
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.service import EvaluationService
@@ -129,11 +131,55 @@ def test_a_recording_goes_on_where_it_was(grid, small_task, ledger):
     assert not list(unrecorded(ledger, prompts, small_task))
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES[name].task == "arithmetic"])
-def test_a_grid_has_250_prompts_of_all_sizes(name, tmp_path):
-    grid, task = make_grid(name, tmp_path, "model", "encoder")
+def test_a_table_of_some_instructions_grows_on_another_machine(table, grid, small_task, tmp_path):
+    prints = SimulatedEngine().fingerprints
+    some = replace(grid, instructions=grid.instructions[:1])
+    half = replace(table, grid=some, correct=table.correct[:1], parsed=table.parsed[:1])
+    prompts = recorder.grid_prompts(grid, small_task)
+    with Ledger(tmp_path / "other.sqlite", prints) as fresh:
+        take_over(half, fresh, grid, prints, small_task)
+        take_over(half, fresh, grid, prints, small_task)  # the ledger refuses a second outcome
+        left = {prompt.id for prompt, _, _ in unrecorded(fresh, prompts, small_task)}
+        assert left == {prompt.id for prompt in prompts[len(SETS):]}
+        asyncio.run(record(fresh, SimulatedEngine(), prompts, small_task))
+        whole = make_table(fresh, grid, small_task, Encoder())
+    assert (whole.correct == table.correct).all() and (whole.parsed == table.parsed).all()
+
+
+@pytest.mark.parametrize("change", [{"max_tokens": 9}, {"instructions": ("Another.",)}, {"exemplar_sets": SETS[1:]}])
+def test_a_table_of_another_grid_or_model_is_refused(table, grid, small_task, ledger, change):
+    prints = SimulatedEngine().fingerprints
+    with pytest.raises(InputError, match="move the table away"):
+        take_over(table, ledger, replace(grid, **change), prints, small_task)
+    with pytest.raises(InputError, match="move the table away"):
+        take_over(table, ledger, grid, replace(prints, model="another"), small_task)
+
+
+@pytest.mark.parametrize("at_once", [8, 64, 256])
+def test_the_engine_always_has_more_to_do_than_it_does_at_once(at_once, grid, small_task, ledger):
+    class Counting(SimulatedEngine):
+        now = most = 0
+
+        async def evaluate(self, prompt, examples):
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.01)
+            self.now -= 1
+            return await super().evaluate(prompt, examples)
+
+    engine, prompts = Counting(), recorder.grid_prompts(grid, small_task)
+    chunks = len(list(unrecorded(ledger, prompts, small_task)))
+    asyncio.run(record(ledger, engine, prompts, small_task, at_once))
+    assert engine.most == min(chunks, math.ceil(recorder.AHEAD * at_once / recorder.CHUNK))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_grid_has_250_prompts_of_all_sizes(name):
+    if RECIPES[name].task != "arithmetic" and not (recorder.DATA / RECIPES[name].task).is_dir():
+        pytest.skip("../shared/data is not there")
+    grid, task = make_grid(name, recorder.DATA, "model", "encoder")
     prompts = recorder.grid_prompts(grid, task)
     assert len({prompt.id for prompt in prompts}) == 250 == len(prompts)
     assert {len(chosen) for chosen in grid.exemplar_sets} == set(range(9))
     assert len(grid.validation) == len(grid.test) == 200
-    assert make_grid(name, tmp_path, "model", "encoder")[0] == grid
+    assert make_grid(name, recorder.DATA, "model", "encoder")[0] == grid
