@@ -51,7 +51,7 @@ def unrecorded(ledger: Ledger, prompts: Sequence[Prompt], task: Task) -> Iterato
 
 
 async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task: Task, at_once: int = 64) -> None:
-    """Ask for all that is not in ``ledger``, ``AHEAD`` times ``at_once`` answers at a time; a line of progress every 30 s.
+    """Ask for all that is not in ``ledger``, ``AHEAD`` times ``at_once`` answers at a time; progress every 30 s.
 
     Raises ``LipoError`` for a failed answer: a grid has no holes, and the same command goes on with it."""
     work = list(unrecorded(ledger, prompts, task))
@@ -120,14 +120,18 @@ def make_table(ledger: Ledger, grid: Grid, task: Task, encoder: TextEncoder) -> 
 
 def record_grid(name: str, instructions: int | None, data: Path, work: Path, model: ModelConfig, folder: Path) -> Path:
     """Record, or go on recording, the first ``instructions`` (``None``: all) of the grid ``name``; the table's path."""
-    encoder = PROFILES["demo"].encoder.name
-    grid, task = make_grid(name, data, model.name, encoder)
+    encoder, path = PROFILES["demo"].encoder.name, folder / f"{name}.safetensors"
+    table = OutcomeTable.load(path) if path.is_file() else None
+    model_name = Path(model.name).name if Path(model.name).is_dir() else model.name
+    grid, task = make_grid(name, data, model_name, encoder)
+    if instructions is not None:  # a table never shrinks
+        instructions = max(instructions, len(table.grid.instructions) if table else 1)
     grid = replace(grid, instructions=grid.instructions[:instructions])
     spec = vllm_spec(model, task)
     work.mkdir(parents=True, exist_ok=True)
     with Ledger(work / f"{name}.sqlite", spec.fingerprints) as ledger:
-        if (path := folder / f"{name}.safetensors").is_file():
-            take_over(OutcomeTable.load(path), ledger, grid, spec.fingerprints, task)
+        if table:
+            take_over(table, ledger, grid, spec.fingerprints, task)
         prompts = grid_prompts(grid, task)
         if next(unrecorded(ledger, prompts, task), None):
             engine = spec.make()
@@ -149,11 +153,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs") / "tables", help="folder of the ledgers")
     parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
     parser.add_argument("--instructions", type=int, help="only the first so many of the grid")
+    parser.add_argument("--dtype", default="float32" if bfloat16_is_slow() else PROFILES["demo"].model.dtype,
+                        help="a table has one; default: the one this machine is fast with")
     parser.add_argument("--max-num-seqs", type=int, default=64, help="answers the engine computes at once; a GPU: 256")
     arguments = parser.parse_args()
     model = replace(PROFILES["demo"].model, name=arguments.model, max_tokens=RECIPES[arguments.grid].max_tokens,
                     max_model_len=4096, max_num_seqs=arguments.max_num_seqs,
-                    dtype="float32" if bfloat16_is_slow() else PROFILES["demo"].model.dtype)
+                    dtype=arguments.dtype)
     try:
         path = record_grid(arguments.grid, arguments.instructions, arguments.data, arguments.work, model, FOLDER)
         print(f"written: {path}")
