@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
+from benchmarks.grids import RECIPES
 from benchmarks.hbbops import hbbops
 from benchmarks.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.machine import write
@@ -72,9 +73,16 @@ def search(job: Job, tables: Path, folder: Path) -> np.ndarray:
     return np.stack([by_end[end][:, i] for i, end in enumerate(ends)], 1)
 
 
-def compare(tables: Path, methods: Sequence[str], seeds: int, processes: int) -> dict[str, np.ndarray]:
+def whole_tables(folder: Path) -> list[str]:
+    """Names of the tables with every instruction of their grid: of a smaller one, the budget asks too large a part."""
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    return [name for name in names if name not in RECIPES or _table(
+        folder / f"{name}.safetensors").grid.instructions == RECIPES[name].instructions]
+
+
+def compare(tables: Path, names: Sequence[str], methods: Sequence[str], seeds: int,
+            processes: int) -> dict[str, np.ndarray]:
     """Method -> (tables, seeds, 2, 50)."""
-    names = sorted(path.stem for path in tables.glob("*.safetensors"))
     jobs = [(name, method, seed) for name in names for method in methods for seed in range(seeds)]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(processes, context, _one_thread) as pool:
@@ -175,12 +183,13 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="LIPO-E without each of its parts, instead of the rivals")
     arguments = parser.parse_args()
     methods = list(VARIANTS) if arguments.parts else [*RIVALS, LIPO_E]
-    curves = compare(arguments.tables, methods, arguments.seeds, arguments.processes)
+    names = whole_tables(arguments.tables)
+    print(f"tables: {', '.join(names)}", flush=True)
+    curves = compare(arguments.tables, names, methods, arguments.seeds, arguments.processes)
     table = rows(curves)
     show(table)
     if not arguments.parts:
         plot(curves)
-    names = sorted(path.stem for path in arguments.tables.glob("*.safetensors"))
     write(RESULTS / ("search_parts.json" if arguments.parts else "search_quality.json"),
           {"tables": names, "seeds": arguments.seeds, "full_evaluations": FULL_EVALUATIONS, "rows": table})
 

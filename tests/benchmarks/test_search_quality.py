@@ -1,14 +1,16 @@
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.grids import RECIPES
 from benchmarks.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.oracle import Oracle, SpentError, normalised
 from benchmarks.record import grid_prompts, make_table, record
 from benchmarks.rivals import successive_halving
-from benchmarks.search_quality import RIVALS, at, p_value, rows
+from benchmarks.search_quality import RIVALS, at, p_value, rows, whole_tables
 from benchmarks.tables import Grid
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.results.ledger import Ledger
@@ -52,6 +54,14 @@ def test_a_seed_shuffles_the_examples_and_no_more(table):
     a, b = Oracle(table, 0), Oracle(table, 1)
     assert [a.errors(i, 30) for i in range(20)] != [b.errors(i, 30) for i in range(20)]
     assert [a.errors(i, 96) for i in range(20)] == [b.errors(i, 96) for i in range(20)]
+
+
+def test_a_table_that_is_still_growing_is_left_out(table, tmp_path):
+    table.save(tmp_path)
+    for name, count in (("sentiment", 3), ("larger_animal", 5)):
+        few = replace(table.grid, name=name, instructions=RECIPES[name].instructions[:count])
+        replace(table, grid=few).save(tmp_path)
+    assert whole_tables(tmp_path) == ["larger_animal", "small"]
 
 
 def test_the_incumbent_has_the_fewest_errors_at_the_highest_fidelity(table):
