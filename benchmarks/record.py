@@ -88,8 +88,8 @@ def take_over(table: OutcomeTable, ledger: Ledger, grid: Grid, fingerprints: Fin
     common = min(len(table.grid.instructions), len(grid.instructions))
     theirs, ours = (replace(one, instructions=one.instructions[:common]) for one in (table.grid, grid))
     if (theirs, table.fingerprints) != (ours, fingerprints):
-        raise InputError(f"{grid.name}: expected the table that is there to be of the same grid, model, template and "
-                         "sampling as this recording, it is not; move the table away to record another")
+        raise InputError(f"{grid.name}: expected the table that is there to have the same grid, model, dtype, template "
+                         "and sampling as this recording, it has not; move the table away to record another")
     for stand_in, prompt in zip(table.prompts, grid_prompts(ours, task), strict=False):  # instruction by instruction
         known = ledger.outcomes(prompt.id)
         told = iter(table.outcomes(stand_in.id).values())
