@@ -155,11 +155,11 @@ def main() -> None:
     parser.add_argument("--instructions", type=int, help="only the first so many of the grid")
     parser.add_argument("--dtype", default="float32" if bfloat16_is_slow() else PROFILES["demo"].model.dtype,
                         help="a table has one; default: the one this machine is fast with")
-    parser.add_argument("--max-num-seqs", type=int, default=64, help="answers the engine computes at once; a GPU: 256")
+    parser.add_argument("--max-num-seqs", type=int, default=PROFILES["demo"].model.max_num_seqs,
+                        help="answers the engine computes at once; a GPU: 256")
     arguments = parser.parse_args()
     model = replace(PROFILES["demo"].model, name=arguments.model, max_tokens=RECIPES[arguments.grid].max_tokens,
-                    max_model_len=4096, max_num_seqs=arguments.max_num_seqs,
-                    dtype=arguments.dtype)
+                    max_model_len=4096, max_num_seqs=arguments.max_num_seqs, dtype=arguments.dtype)
     try:
         path = record_grid(arguments.grid, arguments.instructions, arguments.data, arguments.work, model, FOLDER)
         print(f"written: {path}")
