@@ -22,7 +22,7 @@ from benchmarks.tables import FOLDER, Grid, OutcomeTable
 from lipo_e_ray.config import PROFILES, ModelConfig
 from lipo_e_ray.embedded import resolve_encoder
 from lipo_e_ray.engine.base import Engine
-from lipo_e_ray.engine.model import bfloat16_is_slow
+from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.inputs import vllm_spec
 from lipo_e_ray.latent.encoder import TextEncoder, example_text
 from lipo_e_ray.results.ledger import Ledger
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs") / "tables", help="folder of the ledgers")
     parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
     parser.add_argument("--instructions", type=int, help="only the first so many of the grid")
-    parser.add_argument("--dtype", default="float32" if bfloat16_is_slow() else PROFILES["demo"].model.dtype,
+    parser.add_argument("--dtype", default=fast_dtype(),
                         help="a table has one; default: the one this machine is fast with")
     parser.add_argument("--max-num-seqs", type=int, default=PROFILES["demo"].model.max_num_seqs,
                         help="answers the engine computes at once; a GPU: 256")

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from lipo_e_ray.config import PROFILES, RunConfig
-from lipo_e_ray.engine.model import bfloat16_is_slow
+from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.install_check import check_install
 from lipo_e_ray.rundir import RunFolder
 from lipo_e_ray.types import InputError, LipoError
@@ -57,7 +57,7 @@ def configure(
     if profile not in PROFILES:
         raise InputError(f"--profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
     base = PROFILES[profile]
-    dtype = "float32" if profile == "demo" and bfloat16_is_slow() else base.model.dtype
+    dtype = fast_dtype() if profile == "demo" else base.model.dtype
     given = {"name": task, "pool_size": qa_pool_size, "metric": metric}
     return replace(
         base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,

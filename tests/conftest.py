@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lipo_e_ray.engine.model import bfloat16_is_slow
+from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.types import (
     Completion,
     EngineError,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 ROW = "row of docs/reliability.md"
-DTYPE = "float32" if bfloat16_is_slow() else "bfloat16"  # of models that really run
+DTYPE = fast_dtype()  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 

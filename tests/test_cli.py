@@ -41,10 +41,10 @@ def test_flags_change_what_they_name(tmp_path):
     assert default_output(config).name == "gsm8k-m-seed3"
 
 
-@pytest.mark.parametrize(("profile", "slow", "dtype"), [
-    ("demo", True, "float32"), ("demo", False, "bfloat16"), ("l40s", True, "bfloat16")])
-def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, slow, dtype):
-    monkeypatch.setattr("lipo_e_ray.cli.bfloat16_is_slow", lambda: slow)
+@pytest.mark.parametrize(("profile", "fast", "dtype"), [
+    ("demo", "float32", "float32"), ("demo", "bfloat16", "bfloat16"), ("l40s", "float32", "bfloat16")])
+def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, fast, dtype):
+    monkeypatch.setattr("lipo_e_ray.cli.fast_dtype", lambda: fast)
     assert configure(profile, **FLAGS).model.dtype == dtype
 
 

@@ -39,11 +39,15 @@ def fingerprints(model: ModelConfig) -> Fingerprints:
     )
 
 
-def bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo"), gpus: Path = Path("/proc/driver/nvidia/gpus")) -> bool:
-    """On an x86 processor without AMX, and no GPU: with AVX-512 the model answers 1.3 times as fast in float32, without
-    it many times, as torch uses no vector instructions there (docs/log.md). ``False`` where it cannot be told."""
+def fast_dtype(cpuinfo: Path = Path("/proc/cpuinfo"), gpus: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """The number format that a small model answers fastest in here: ``bfloat16`` unless it is known to be slow.
+
+    That is an x86 processor without AMX, and no GPU: with AVX-512 ``float32`` is 1.3 times as fast there, without it
+    many times, as torch uses no vector instructions for bfloat16 (docs/log.md).
+    """
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text() if cpuinfo.is_file() else "", re.MULTILINE)
-    return flags is not None and "amx_bf16" not in flags[1].split() and not gpus.exists()
+    slow = flags is not None and "amx_bf16" not in flags[1].split() and not gpus.exists()
+    return "float32" if slow else "bfloat16"
 
 
 def model_folder(model: ModelConfig) -> Path | None:

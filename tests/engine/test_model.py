@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lipo_e_ray.config import ModelConfig
 from lipo_e_ray.data.prompts import render
 from lipo_e_ray.embedded import resolve_model
-from lipo_e_ray.engine.model import ChatTokenizer, bfloat16_is_slow, fingerprints
+from lipo_e_ray.engine.model import ChatTokenizer, fast_dtype, fingerprints
 from lipo_e_ray.types import Example, InputError, Message, Prompt
 
 SMOL = ModelConfig(name="smollm2-135m", max_model_len=512, max_tokens=32)
@@ -170,17 +170,17 @@ class TestChatTokenizer:
             ChatTokenizer(ModelConfig(name=str(folder)))
 
 
-@pytest.mark.parametrize(("cpuinfo", "gpu", "slow"), [
-    ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", False, True),
-    ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", True, False),
-    ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16\n", False, True),
-    ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16 amx_bf16\n", False, False),
-    ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False, False),  # ARM
-    (None, False, False),  # macOS
+@pytest.mark.parametrize(("cpuinfo", "gpu", "dtype"), [
+    ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", False, "float32"),
+    ("processor\t: 0\nflags\t\t: fpu sse2 avx2 fma\n", True, "bfloat16"),
+    ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16\n", False, "float32"),
+    ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_bf16 amx_bf16\n", False, "bfloat16"),
+    ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False, "bfloat16"),  # ARM
+    (None, False, "bfloat16"),  # macOS
 ])
-def test_which_machines_are_slow_in_bfloat16(tmp_path, cpuinfo, gpu, slow):
+def test_the_number_format_of_each_machine(tmp_path, cpuinfo, gpu, dtype):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     if gpu:
         (tmp_path / "gpus").mkdir()
-    assert bfloat16_is_slow(tmp_path / "cpuinfo", tmp_path / "gpus") is slow
+    assert fast_dtype(tmp_path / "cpuinfo", tmp_path / "gpus") == dtype
