@@ -42,6 +42,8 @@ def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
     """
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
+    shutil.copy2(path, damaged_copy(path))
+    _cut_to_whole_pages(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as old, closing(sqlite3.connect(part)) as new:
         old.execute("PRAGMA writable_schema = ON")  # reads on although the file is shorter than its header says
         create(new)
@@ -49,13 +51,18 @@ def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
         for table, rows in found.items():
             new.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
         new.commit()
-        if not found:
-            return 0
-        shutil.copy2(path, damaged_copy(path))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-    os.replace(part, path)
+        if found:
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.replace(part if found else damaged_copy(path), path)
     return sum(map(len, found.values()))
+
+
+def _cut_to_whole_pages(path: Path) -> None:
+    """SQLite reads zeros for what is missing of the last page: of a row that was cut, a beginning would be taken."""
+    with closing(sqlite3.connect(path)) as db:
+        page = db.execute("PRAGMA page_size").fetchone()[0]
+    os.truncate(path, path.stat().st_size // page * page)
 
 
 def _readable(db: sqlite3.Connection, table: str) -> list[tuple]:

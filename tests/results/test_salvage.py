@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from lipo_e_ray.results.ledger import Ledger
-from lipo_e_ray.results.salvage import damaged_copy
+from lipo_e_ray.results.salvage import PAID, damaged_copy
 from lipo_e_ray.types import Completion, Fingerprints, InputError, Origin, Outcome, Prompt, Proposal, Status
 
 PRINTS = Fingerprints("model", "sampling", "template")
@@ -25,6 +27,11 @@ def path(tmp_path):
                                                   for i in range(16)])
         ledger.record_outcomes("validation", [Outcome("p", "e", Status.FAILED, error="none")])
     return path
+
+
+def rows(path):
+    with closing(sqlite3.connect(path)) as db:
+        return {(table, *row) for table in PAID for row in db.execute(f"SELECT * FROM {table}")}
 
 
 def left(path):
@@ -47,6 +54,27 @@ def test_what_can_be_read_of_a_truncated_file_is_kept(path, cut):
         assert ledger.generation("key") == Completion("text", "", 3, 2, 1)
         ledger.record_proposals(0, [Proposal(PROMPTS[0], Origin("seed", "seeds", 0))])
     assert left(path)[0] == kept and not damaged_copy(path).exists(), "the new file is whole"
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    """A ledger whose last pages hold outcomes, and these alone."""
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path, PRINTS) as ledger:
+        for prompt in PROMPTS:
+            ledger.record_outcomes("validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20)
+                                                  for i in range(16)])
+    return path
+
+
+@pytest.mark.parametrize("cut", range(60, 6 * PAGE, 263))
+def test_half_a_row_is_no_row(outcomes, cut):
+    """Wherever the file ends: what is kept is what was written, not the beginning of it and then zeros."""
+    written = rows(outcomes)
+    os.truncate(outcomes, outcomes.stat().st_size - cut)
+    left(outcomes)
+    kept = rows(outcomes)
+    assert kept <= written and len(kept) > len(written) / 2
 
 
 def test_a_page_in_the_middle(path):
