@@ -38,6 +38,7 @@ from lipo_e_ray.config import PROFILES, ModelConfig, TaskConfig
 from lipo_e_ray.data.prompts import render
 from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.data.tasks import load_task
+from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.inputs import vllm_spec
 from lipo_e_ray.tune.brackets import hyperband_brackets
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    model = replace(PROFILES["demo"].model, name=arguments.model)
+    model = replace(PROFILES["demo"].model, name=arguments.model, dtype=fast_dtype())  # as the demo's command does
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](model, arguments.folder)))
         return
@@ -268,8 +269,8 @@ def compare(model: ModelConfig, runs: int, folder: Path) -> None:
     print("predicted, s: " + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items()
                                        if name != "single_process_steps"))
     print(f"no schedule gains more than {(predicted['single_process']) / predicted['bound']:.2f}")
-    write(RESULTS, {"model": model.name, "ratios": ratios, "bars": BARS, "latency": fitted, "predicted": predicted,
-                    "loop_and_one_call": calls, "single_process_and_ray": passes})
+    write(RESULTS, {"model": model.name, "dtype": model.dtype, "ratios": ratios, "bars": BARS, "latency": fitted,
+                    "predicted": predicted, "loop_and_one_call": calls, "single_process_and_ray": passes})
 
 
 if __name__ == "__main__":
