@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import Latency, Load, SimulatedEngine
-from lipo_e_ray.results.ledger import Ledger
-from lipo_e_ray.tune.brackets import Bracket
-from lipo_e_ray.types import Example, Origin, Outcome, Prompt, Proposal, Request, Task
+from lipo_e_ray.search.brackets import Bracket
+from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Example, Origin, Outcome, Prompt, Proposal, Request
 
 QUESTION_CHARS, ANSWER_CHARS = 235, 290  # means of GSM8K
 EXEMPLARS = 8

@@ -1,6 +1,6 @@
 """``python -m lipo_e_ray`` is the command ``lipo-e-ray``."""
 
-from lipo_e_ray.cli import main
+from lipo_e_ray.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -8,15 +8,16 @@ from functools import partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig, RunConfig
-from lipo_e_ray.data.answers import get_metric
-from lipo_e_ray.data.prompts import check_context
-from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.data.tasks import load_task
-from lipo_e_ray.embedded import resolve_encoder
 from lipo_e_ray.engine.base import Engine
+from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.engine.model import HUB_ID, ChatTokenizer, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
-from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message, Task
+from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.task.loading import load_task
+from lipo_e_ray.task.metrics import get_metric
+from lipo_e_ray.task.rendering import check_context
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message
 
 
 @dataclass(frozen=True)

@@ -17,28 +17,30 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from lipo_e_ray.app.display import Display, Snapshot
 from lipo_e_ray.config import RunConfig
-from lipo_e_ray.data.ape import generate_instructions
-from lipo_e_ray.embedded import resolve_encoder
-from lipo_e_ray.engine.actor import reason_of
-from lipo_e_ray.engine.pool import EnginesConfig, Progress, result, slow_result, start_service
+from lipo_e_ray.distributed.bo_actor import BOSlot
+from lipo_e_ray.distributed.calls import reason_of, result, slow_result
+from lipo_e_ray.distributed.pools import EnginesConfig, start_service
+from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
+from lipo_e_ray.distributed.session import ray_session, signals_interrupt
+from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
+from lipo_e_ray.instructions.induction import generate_instructions
 from lipo_e_ray.latent.encoder import TextEncoder
-from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter, make_inverter
+from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter
+from lipo_e_ray.latent.inverters import make_inverter
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import Proposer
-from lipo_e_ray.results.analysis import Records, read
-from lipo_e_ray.results.display import Display, Snapshot
-from lipo_e_ray.results.ledger import Ledger
-from lipo_e_ray.results.report import best_prompt_document, final_line, write_report
-from lipo_e_ray.results.salvage import damaged_copy
-from lipo_e_ray.rundir import RunFolder
-from lipo_e_ray.session import ray_session, signals_interrupt
-from lipo_e_ray.tune.bo_actor import BOSlot
-from lipo_e_ray.tune.hyperband import Hyperband, plan_brackets
-from lipo_e_ray.tune.hyperband import Snapshot as Place
-from lipo_e_ray.tune.runner import start_bo_actor, tune_search
+from lipo_e_ray.report.analysis import Records, read
+from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
+from lipo_e_ray.search.hyperband import Hyperband, plan_brackets
+from lipo_e_ray.search.hyperband import Snapshot as Place
+from lipo_e_ray.service.meter import Progress
+from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.store.salvage import damaged_copy
 from lipo_e_ray.types import Completion, EngineError, InputError, InstructionSource, Message, Sampling
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
@@ -267,6 +269,6 @@ class _Watch:
 
 
 if __name__ == "__main__":
-    from lipo_e_ray.cli import main
+    from lipo_e_ray.app.cli import main
 
     main(["run", *sys.argv[1:]])

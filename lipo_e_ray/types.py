@@ -129,20 +129,6 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Three disjoint splits of question/answer pairs; ``metric`` names how answers are compared.
-
-    ``validation`` is already in its one fixed shuffle: fidelity n is ``validation[:n]``.
-    """
-
-    name: str
-    pool: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
-    metric: str
-
-
-@dataclass(frozen=True)
 class Sampling:
     """How an engine samples. ``seed`` is per request (``None``: the engine's own); temperature 0 is greedy."""
 
@@ -212,6 +198,20 @@ class Evaluation:
     observation: Observation
     failed: int
     new_calls: int
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """One prompt at one rung. ``calls``: evaluations the search had charged when this result was observed."""
+
+    bracket: int
+    stage: Stage
+    s: int
+    rung: int
+    fidelity: int
+    observation: Observation
+    promoted: bool
+    calls: int
 
 
 Generate = Callable[[Sequence[Sequence[Message]], Sequence[Sampling]], list[Completion]]

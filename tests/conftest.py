@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lipo_e_ray.engine.model import fast_dtype
+from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import (
     Completion,
     EngineError,
@@ -29,7 +30,6 @@ from lipo_e_ray.types import (
     Prompt,
     Sampling,
     Status,
-    Task,
 )
 from tests.heads import Head, new_head, ray_head
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lipo_e_ray.cli import main
+from lipo_e_ray.app.cli import main
 from lipo_e_ray.config import PROFILES, TaskConfig, from_dict
-from lipo_e_ray.data.tasks import load_task
+from lipo_e_ray.task.loading import load_task
 from tests import mutations
 from tests.mutations import INSTRUCTIONS, NAMES, RUN_FOLDERS, TASKS, Case
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from lipo_e_ray.config import PROFILES, APEConfig, HyperbandConfig, InvBOConfig, TaskConfig, VAEConfig, to_dict
-from lipo_e_ray.results.analysis import read
-from lipo_e_ray.results.ledger import Ledger
+from lipo_e_ray.report.analysis import read
+from lipo_e_ray.store.ledger import Ledger
 from tests.conftest import DTYPE
 
 CONFIG = replace(

@@ -1,9 +1,9 @@
 import pytest
 
 from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig, TaskConfig
-from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs, read_instructions, vllm_spec
+from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.types import InputError
 
 TASK = TaskConfig("arithmetic", pool_size=16, validation_size=16, test_size=16)

@@ -25,14 +25,14 @@ from lipo_e_ray.config import (
     from_dict,
     to_dict,
 )
-from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from lipo_e_ray.results.analysis import read
-from lipo_e_ray.results.ledger import Ledger
-from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.report.analysis import read
+from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import InputError
 
 CONFIG = replace(
@@ -54,7 +54,7 @@ from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.run import run_search_job
-from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.store.run_folder import RunFolder
 config, folder, latency = from_dict(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])), float(sys.argv[3])
 make = partial(SimulatedEngine, 0, Latency(1e9, latency, 0.0, 64, 1) if latency else None)
 try:

@@ -130,8 +130,8 @@ from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.run import run_search_job
-from lipo_e_ray.rundir import RunFolder
-from lipo_e_ray.session import ray_session
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.distributed.session import ray_session
 
 def below(pid):
     yield pid

@@ -10,8 +10,8 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig
-from lipo_e_ray.data.prompts import TEMPLATE
-from lipo_e_ray.embedded import resolve_model
+from lipo_e_ray.engine.embedded import resolve_model
+from lipo_e_ray.task.rendering import TEMPLATE
 from lipo_e_ray.types import Fingerprints, InputError, Message, Sampling, digest
 
 PROBES, PROBE_BYTES = 64, 1 << 14  # of each weights file: 1 MiB read, whatever its size

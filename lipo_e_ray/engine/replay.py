@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lipo_e_ray.engine.base import generation_key
-from lipo_e_ray.results.ledger import Ledger
+from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome, Prompt, Sampling, Status
 
 

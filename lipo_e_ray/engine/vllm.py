@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from lipo_e_ray.config import ModelConfig
-from lipo_e_ray.data.answers import Metric
-from lipo_e_ray.data.prompts import render
 from lipo_e_ray.engine.model import ChatTokenizer, fingerprints, first_line, model_folder, sampling_of
+from lipo_e_ray.task.metrics import Metric
+from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import (
     Completion,
     EngineError,

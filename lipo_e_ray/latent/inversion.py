@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lipo_e_ray.data.ape import clean_instruction
+from lipo_e_ray.instructions.induction import clean_instruction
 from lipo_e_ray.latent.clauses import Phrasebook, repeats_itself, words
 from lipo_e_ray.types import Generate, Message, Sampling, digest
 
@@ -52,18 +52,6 @@ class Inverter(Protocol):
         ``clean_instruction``. A list may be empty. The same arguments give the same lists.
         """
         ...
-
-
-def make_inverter(encoder_name: str, encoder: Encoder, generate: Generate) -> Inverter:
-    """``Vec2TextInverter`` where a trained corrector exists (GTR-T5-Base), ``SearchInverter`` for any other encoder.
-
-    Raises ``InputError`` when the corrector's weights can't be loaded.
-    """
-    if encoder_name.rstrip("/").rsplit("/", 1)[-1].lower() == "gtr-t5-base":
-        from lipo_e_ray.latent.vec2text import Vec2TextInverter  # heavy, and only needed here
-
-        return Vec2TextInverter(encoder)
-    return SearchInverter(encoder, generate)
 
 
 def identity(text: str) -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils import cached_file
 
-from lipo_e_ray.data.ape import clean_instruction
+from lipo_e_ray.instructions.induction import clean_instruction
 from lipo_e_ray.latent.inversion import MIN_RISE, Encoder, Inversion, new_texts
 from lipo_e_ray.types import InputError
 

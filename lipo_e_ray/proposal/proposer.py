@@ -17,7 +17,8 @@ from lipo_e_ray.proposal.invbo import Written, history, invbo, trust_region_leng
 from lipo_e_ray.proposal.two_stage import ExemplarPool, Knowledge, from_grid, random_prompts, sample, two_stage
 from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.surrogate.noise import smoothed
-from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Request, Stage, Task
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import InstructionSource, Observation, Origin, Prompt, Proposal, Request, Stage
 
 if TYPE_CHECKING:
     from lipo_e_ray.latent.space import LatentSpace

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from lipo_e_ray.cli import app
+from lipo_e_ray.app.cli import app
 from tests.heads import ROOT
 
 CLUSTER = ROOT / "cluster"

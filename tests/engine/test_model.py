@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipo_e_ray.config import ModelConfig
-from lipo_e_ray.data.prompts import render
-from lipo_e_ray.embedded import resolve_model
+from lipo_e_ray.engine.embedded import resolve_model
 from lipo_e_ray.engine.model import ChatTokenizer, fast_dtype, fingerprints
+from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import Example, InputError, Message, Prompt
 
 SMOL = ModelConfig(name="smollm2-135m", max_model_len=512, max_tokens=32)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from contract import CHATS, EngineContract
 
-from lipo_e_ray.data.ape import clean_instruction
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine, exemplar_quality, instruction_quality
+from lipo_e_ray.instructions.induction import clean_instruction
 from lipo_e_ray.types import Example, Prompt, Sampling, Status
 
 EXAMPLES = tuple(Example(f"How much is {i}?", f"#### {i}") for i in range(400))

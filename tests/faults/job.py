@@ -17,7 +17,7 @@ from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from lipo_e_ray.rundir import RunFolder
+from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling
 
 ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second

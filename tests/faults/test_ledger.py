@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lipo_e_ray.engine.simulated import SimulatedEngine
-from lipo_e_ray.results.ledger import Ledger
+from lipo_e_ray.store.ledger import Ledger
 
 from .conftest import Run, finish, harm, until
 

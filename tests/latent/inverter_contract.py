@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lipo_e_ray.data.ape import clean_instruction
+from lipo_e_ray.instructions.induction import clean_instruction
 from lipo_e_ray.latent.inversion import identity
 
 

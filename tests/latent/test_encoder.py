@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lipo_e_ray.embedded import resolve_encoder
+from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.latent.encoder import TextEncoder, example_text
 from lipo_e_ray.types import Example, InputError
 

@@ -1,19 +1,18 @@
 import hashlib
 import re
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from inverter_contract import InverterContract
 
-from lipo_e_ray.data.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.embedded import ENCODER, resolve_encoder
+from lipo_e_ray.engine.embedded import ENCODER, resolve_encoder
+from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.latent import inversion as module
 from lipo_e_ray.latent.clauses import words
 from lipo_e_ray.latent.encoder import TextEncoder
-from lipo_e_ray.latent.inversion import SearchInverter, identity, make_inverter, new_texts
+from lipo_e_ray.latent.inversion import SearchInverter, identity, new_texts
 from lipo_e_ray.types import Completion, InputError
 
 POOL = [
@@ -198,14 +197,3 @@ def test_beats_the_nearest_neighbour_on_real_embeddings(one_thread):
 ])
 def test_new_texts(texts, known, expected):
     assert list(new_texts(texts, known)) == expected
-
-
-@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "/models/gtr-t5-large", "some/gtr-t5-base-finetuned"])
-def test_other_encoders_get_the_search(name, encoder):
-    assert isinstance(make_inverter(name, encoder, Scribe()), SearchInverter)
-
-
-@pytest.mark.parametrize("name", ["sentence-transformers/gtr-t5-base", "gtr-t5-base", "/models/GTR-T5-base/"])
-def test_gtr_gets_vec2text(name, encoder, monkeypatch):
-    monkeypatch.setattr("lipo_e_ray.latent.vec2text.Vec2TextInverter", lambda given: SimpleNamespace(encoder=given))
-    assert make_inverter(name, encoder, Scribe()).encoder is encoder

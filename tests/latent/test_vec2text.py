@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from lipo_e_ray.latent import vec2text as module
-from lipo_e_ray.latent.inversion import make_inverter
+from lipo_e_ray.latent.inverters import make_inverter
 from lipo_e_ray.latent.vec2text import CORRECTOR, INVERSION, Vec2TextInverter
 from lipo_e_ray.types import InputError
 

@@ -9,7 +9,8 @@ from lipo_e_ray.config import ProposalConfig, RunConfig
 from lipo_e_ray.latent.inversion import Inversion
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.surrogate.gp import JointPromptGP
-from lipo_e_ray.types import Example, Observation, Prompt, Task, digest
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Example, Observation, Prompt, digest
 
 WORDS = (("solve", "read", "answer", "check", "compute"), ("the", "each", "this"), ("problem", "question", "numbers"),
          ("carefully", "quickly", "first", "again"))

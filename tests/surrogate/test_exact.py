@@ -9,7 +9,7 @@ import torch
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError
 
-from benchmarks.gp_fit import synthetic_prompts
+from benchmarks.costs.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.surrogate.noise import NoiseShares

@@ -6,7 +6,7 @@ import torch
 from botorch.exceptions.errors import ModelFittingError
 from linear_operator.utils.errors import NotPSDError
 
-from benchmarks.gp_fit import synthetic_prompts
+from benchmarks.costs.gp_fit import synthetic_prompts
 from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError, maximise_lbfgs
 from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, blocks, fit_prior, measured, shared_noise
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from lipo_e_ray import inputs
 from lipo_e_ray.config import PROFILES, ModelConfig, ProposalConfig, VAEConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
-from lipo_e_ray.types import Example, Outcome, Prompt, Task
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Example, Outcome, Prompt
 
 FREE_CHUNKS = 3
 

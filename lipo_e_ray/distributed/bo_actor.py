@@ -1,0 +1,113 @@
+"""The actor that owns GP and VAE: proposes a bracket's prompts, once; and its place, where a new one replaces it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from lipo_e_ray.distributed.calls import cause_of, reason_of, result, slow_result
+from lipo_e_ray.types import EngineError, Proposal, Request
+
+MAX_DEATHS = 3  # without an answer in between: then the run ends
+PROPOSAL_TIMEOUT_S = 3600.0  # the first ones may wait for the VAE's training
+
+
+class Proposer(Protocol):
+    """What proposes; its answer depends on its arguments and its seed only."""
+
+    def propose(self, request: Request) -> list[Proposal]:
+        """``request.count`` distinct prompts, none of them observed or running."""
+        ...
+
+    def prepare(self) -> None:
+        """Do now what takes long before the first proposals that depend on observations."""
+        ...
+
+
+class BOActor:
+    """A ``Proposer`` behind the ledger. It is built when the first unrecorded bracket comes, or by ``prepare``."""
+
+    def __init__(self, make_proposer: Callable[[], Proposer], service: ActorHandle) -> None:
+        os.nice(19)  # where an engine computes on the same cores, each of its threads waits for the slowest
+        self._make_proposer = make_proposer
+        self._service = service
+        self._proposer: Proposer | None = None
+
+    def prepare(self) -> None:
+        """Build the proposer and prepare it (it trains the VAE or loads it); a second call does nothing."""
+        self._build().prepare()
+
+    def propose(self, request: Request) -> list[Proposal]:
+        """The recorded proposals of an earlier walk, else new ones, recorded before they are returned."""
+        recorded = result(self._service.recorded_proposals.remote(request.bracket), "the recorded proposals")
+        if recorded is not None:
+            return recorded
+        proposals = self._build().propose(request)
+        recording = self._service.record_proposals.remote(request.bracket, proposals)
+        slow_result(recording, self._service, "the record of proposals")
+        if request.stage == "seeds":  # while they race there is time
+            ray.get_runtime_context().current_actor.prepare.remote()
+        return proposals
+
+    def _build(self) -> Proposer:
+        if self._proposer is None:
+            self._proposer = self._make_proposer()
+        return self._proposer
+
+
+class BOSlot:
+    """The BO actor's place, as ``EngineSlot`` is an engine's: an actor that dies or hangs is killed, and a new one is
+    asked the same. It answers the same: proposals are a function of the seed and of what was observed.
+    """
+
+    def __init__(self, make_actor: Callable[[], ActorHandle]) -> None:
+        self._make_actor = make_actor
+        self.actor: ActorHandle | None = make_actor()  # it imports while the search starts
+        self._pending: ray.ObjectRef | None = None
+        self._asked = 0.0
+        self._deaths = 0
+
+    def propose(self, request: Callable[[], Request]) -> list[Proposal] | None:
+        """The answer to ``request``, or ``None`` while there is none: ask the same again. Never blocks.
+
+        Raises what the proposer raised, and ``EngineError`` when actor after actor breaks.
+        """
+        if self._pending is None:
+            self.actor = self.actor or self._make_actor()
+            self._pending, self._asked = self.actor.propose.remote(request()), time.monotonic()
+        if not ray.wait([self._pending], timeout=0)[0]:
+            if time.monotonic() - self._asked > PROPOSAL_TIMEOUT_S:
+                self._broke(f"no answer within {PROPOSAL_TIMEOUT_S:.0f} s")
+            return None
+        try:
+            proposals = ray.get(self._pending, timeout=0)
+        except RayTaskError as error:
+            raise cause_of(error) from None
+        except RayError as error:
+            self._broke(reason_of(error))
+            return None
+        self._pending, self._deaths = None, 0
+        return proposals
+
+    def waiting(self) -> str:
+        """In words, for whom the search may be waiting; empty when nothing was asked."""
+        return f"proposals asked for {time.monotonic() - self._asked:.0f} s ago" if self._pending else ""
+
+    def close(self) -> None:
+        """End the actor's process, if there is one."""
+        if self.actor is not None:
+            ray.kill(self.actor)
+        self.actor = self._pending = None
+
+    def _broke(self, reason: str) -> None:
+        self.close()
+        self._deaths += 1
+        if self._deaths >= MAX_DEATHS:
+            raise EngineError(f"the BO actor broke {MAX_DEATHS} times without an answer in between, last: {reason}; "
+                              "nothing is lost: remove the cause (memory?) and resume")

@@ -1,0 +1,68 @@
+"""Every use of Ray 2.60 beyond its public interface, in this one file: what to look at first when Ray is upgraded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ray._private import ray_constants
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import AuthenticationTokenLoader, Config
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.experiment import Trial
+
+# An empty request to each is refused without a valid token and otherwise answered within milliseconds.
+# `ray.init` itself takes 20 to 30 s over a wrong token, prints a line per second and ends in "timeout".
+GCS_METHOD, CLIENT_METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+def read_auth_mode() -> None:
+    """Let Ray read ``RAY_AUTH_MODE`` again: it may have been imported before this package set it."""
+    Config.initialize("")
+
+
+def forget_token() -> None:
+    """Let Ray read its token again: it keeps what it read of an earlier one."""
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that starts in the block listens on 127.0.0.1 only, as it does by default on macOS and Windows.
+
+    Asked for that address (``_node_ip_address``), Ray 2.60 takes the machine's own instead and listens everywhere.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def address_of_running_ray() -> str:
+    """``host:port`` of the Ray that runs on this machine. Raises ``ConnectionError`` where none does."""
+    address: str = canonicalize_bootstrap_address("auto")
+    return address
+
+
+def ask(address: str, method: str, timeout_s: float) -> None:
+    """Send an empty request to the gRPC ``method`` at ``host:port``, with this process's token.
+
+    Raises ``grpc.RpcError``, and ``AuthenticationError`` where the mode asks for a token and there is none.
+    """
+    with init_grpc_channel(address) as channel:
+        channel.unary_unary(method)(b"", timeout=timeout_s)
+
+
+def keep_idle_actors(tune_controller: TuneController, trial: Trial, count: int) -> None:
+    """Let Tune keep ``count`` actors like ``trial``'s that no trial holds, for the next trial.
+
+    There is no setting for it. By default it ends them, and a new process costs about a second.
+    """
+    cache = tune_controller._tune_controller._actor_cache
+    cache.increase_max(trial.placement_group_factory, count)

@@ -1,0 +1,106 @@
+"""Tune's ``TrialScheduler``: carries a rung's results to the walk, and the walk's next rung to the trial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from lipo_e_ray.distributed.calls import cause_of, reason_of
+from lipo_e_ray.distributed.ray_private import keep_idle_actors
+from lipo_e_ray.distributed.searcher import trial_config
+from lipo_e_ray.search.hyperband import Evaluate
+from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.types import EngineError
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+TRIAL_CPUS = 0.001  # a trial only waits; Tune refuses 0
+ACTORS_KEPT = 16  # trial processes, once started: about as many brackets as are ever open at once
+
+
+class BracketScheduler(TrialScheduler):
+    """A trial is paused after each rung, then resumed with the prompts that went up, or stopped when none did."""
+
+    def __init__(self, walk: Walk) -> None:
+        super().__init__()
+        self._walk = walk
+        self._trials: dict[int, Trial] = {}  # by bracket, those that go on
+        self._over: list[Trial] = []  # paused for good, to be stopped
+        self._actors_kept = False
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Register the trial, and let go of what was kept alive until it came."""
+        self._trials[trial.config["bracket"]] = trial
+        self._stop_over(tune_controller)
+        if not self._actors_kept:
+            keep_idle_actors(tune_controller, trial, ACTORS_KEPT)
+            self._actors_kept = True
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Tell the walk; pause the trial without a checkpoint, or stop it when its bracket is over."""
+        if error := result.get("error"):
+            self._walk.failed = error
+            return TrialScheduler.STOP
+        bracket = trial.config["bracket"]
+        self._walk.observe(bracket, trial.config["rung"], result["evaluations"])
+        actions = self._walk.hyperband.actions()
+        if not actions:
+            self._stop_over(tune_controller)
+            return TrialScheduler.STOP
+        if bracket not in self._rungs():
+            del self._trials[bracket]
+            if self._trials:
+                return TrialScheduler.STOP
+            # Without any live trial Tune looks for proposals only once a second: this one stays until one comes.
+            self._over.append(trial)
+        tune_controller.pause_trial(trial, should_checkpoint=False)
+        return TrialScheduler.NOOP
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """A paused trial, with its next rung; never a pending one (Tune kills starting actors)."""
+        for bracket, action in self._rungs().items():
+            trial = self._trials.get(bracket)
+            if trial is not None and trial.status == Trial.PAUSED:
+                trial.set_config(trial_config(self._walk, action))
+                return trial
+        return None
+
+    def waiting(self) -> str:
+        """In words, the trials that Tune has no process for yet; empty when all have one. For any thread."""
+        return "; ".join(f"bracket {bracket + 1} waits for {TRIAL_CPUS} CPU"
+                         for bracket, trial in list(self._trials.items()) if trial.status == Trial.PENDING)
+
+    def _rungs(self) -> dict[int, Evaluate]:
+        return {action.bracket.index: action for action in self._walk.hyperband.actions()
+                if isinstance(action, Evaluate)}
+
+    def _stop_over(self, tune_controller: TuneController) -> None:
+        over, self._over = self._over, []
+        for trial in over:
+            tune_controller.stop_trial(trial)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """A process that died with its node, or for want of memory, is started again with its rung; the ledger answers
+        for what was paid. The run ends when that does not help."""
+        if not trial.should_recover():
+            error = cause_of(trial.get_pickled_error())
+            self._walk.failed = error if not isinstance(error, RayError) else EngineError(
+                f"the trial of bracket {trial.config['bracket'] + 1} broke {trial.num_failures} times, last: "
+                f"{reason_of(error)}; nothing is lost: remove the cause and resume")
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """Nothing: the walk has the result already."""
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Nothing: called by our own ``stop_trial``."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, see ``ProposalSearcher.__getstate__``."""
+        return {}
+
+    def debug_string(self) -> str:
+        return f"BracketScheduler at {self._walk.hyperband.snapshot()}"

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+from lipo_e_ray.app.plan import plan_items, print_plan, tokens_per_call
+from lipo_e_ray.config import PROFILES, APEConfig, InvBOConfig
+from lipo_e_ray.engine.simulated import SimulatedEngine
+from lipo_e_ray.inputs import EngineSpec, load_inputs
+from lipo_e_ray.search.hyperband import cost, plan_brackets
+
+DEMO = PROFILES["demo"]
+SPEC = EngineSpec(SimulatedEngine, SimulatedEngine().fingerprints,
+                  lambda messages: sum(len(m["content"].split()) for m in messages), on_gpu=False)
+
+
+def test_the_parts_add_up_to_the_schedule():
+    items = plan_items(DEMO, load_inputs(DEMO, SPEC))
+    calls = {item.name: item.calls for item in items}
+    searched = cost(plan_brackets(DEMO, 128, 12))
+    assert sum(calls.values()) - calls["APE"] - calls["InvBO's rewriting"] - calls["test"] == searched
+    assert (calls["APE"], calls["test"]) == (80, 512)
+    schedules = {item.name: item.schedule for item in items}
+    assert schedules["Hyperband s=4"] == "16 x 8, 8 x 16, 4 x 32, 2 x 64, 1 x 128"
+
+
+def test_what_is_switched_off_is_not_planned():
+    config = replace(DEMO, ape=APEConfig(use=False), invbo=InvBOConfig(iterations=0))
+    names = [item.name for item in plan_items(config, load_inputs(config, SPEC))]
+    assert names == ["seeds", *(f"Hyperband s={s}" for s in (4, 3, 2, 1, 0)), "test"]
+
+
+def test_tokens_count_exemplars():
+    inputs = load_inputs(DEMO, SPEC)
+    assert tokens_per_call(DEMO, inputs) > 2 * tokens_per_call(replace(DEMO, max_exemplars=0), inputs) > 10
+
+
+def test_what_a_user_sees(capsys):
+    print_plan(replace(DEMO, max_llm_calls=1000), SPEC)
+    shown = " ".join(capsys.readouterr().out.split())  # as wide as the terminal is
+    assert "Hyperband s=4" in shown and "--max-llm-calls 1,000" in shown
+    assert "tokens: ~" in shown and "take ~2:05 with AMX (8 calls/s)" in shown
+    print_plan(replace(DEMO, max_llm_calls=1000, model=replace(DEMO.model, dtype="float32")), SPEC)
+    assert "~6:40 with AVX2 (2.5 calls/s)" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,154 @@
+"""The scheduler against a controller that only notes what it is told; the real one is in test_runner.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from lipo_e_ray.distributed.scheduler import ACTORS_KEPT, BracketScheduler
+from lipo_e_ray.distributed.searcher import trial_config
+from lipo_e_ray.search.hyperband import Bracket, Evaluate, Hyperband, Propose, Rung
+from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal
+
+BRACKETS = [Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))), Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
+            Bracket(2, "hyperband", 0, (Rung(1, 8),))]
+
+
+class FakeTrial:
+    placement_group_factory = "a hundredth of a CPU"
+
+    def __init__(self, config):
+        self.config = config
+        self.status = Trial.RUNNING
+
+    def set_config(self, config):
+        self.config = config
+
+
+class FakeController:
+    def __init__(self):
+        self.claimed = []
+        cache = SimpleNamespace(increase_max=lambda key, by: self.claimed.append((key, by)))
+        self._tune_controller = SimpleNamespace(_actor_cache=cache)
+
+    def pause_trial(self, trial, should_checkpoint):
+        assert not should_checkpoint
+        assert trial.status == Trial.RUNNING
+        trial.status = Trial.PAUSED
+
+    def stop_trial(self, trial):
+        assert trial.status == Trial.PAUSED
+        trial.status = Trial.TERMINATED
+
+
+@pytest.fixture
+def controller():
+    return FakeController()
+
+
+@pytest.fixture
+def scheduler():
+    """Three brackets of two, two and one rungs, one rung apart."""
+    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
+    scheduler = BracketScheduler(walk)
+    scheduler.walk = walk
+    return scheduler
+
+
+def start(scheduler, controller, texts):
+    """Enter the proposals the walk waits for, and a trial for them."""
+    wanted = scheduler.walk.hyperband.actions()[0]
+    assert isinstance(wanted, Propose)
+    scheduler.walk.enter(wanted.bracket, [Proposal(Prompt(t), Origin("ape", "hyperband", 0)) for t in texts])
+    action = next(action for action in scheduler.walk.hyperband.actions()
+                  if isinstance(action, Evaluate) and action.bracket.index == wanted.bracket.index)
+    trial = FakeTrial(trial_config(scheduler.walk, action))
+    scheduler.on_trial_add(controller, trial)
+    return trial
+
+
+def finish(scheduler, controller, trial):
+    """The earlier in the alphabet, the fewer errors."""
+    n = trial.config["fidelity"]
+    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n)
+              for p in trial.config["prompts"]]
+    decision = scheduler.on_trial_result(controller, trial, {"evaluations": counts})
+    if decision == TrialScheduler.STOP:
+        trial.status = Trial.TERMINATED
+    return decision
+
+
+def test_a_rung_is_paused_and_resumed_with_those_that_went_up(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert finish(scheduler, controller, trial) == TrialScheduler.NOOP
+    assert trial.status == Trial.PAUSED
+    assert scheduler.choose_trial_to_run(controller) is trial
+    assert (trial.config["rung"], trial.config["fidelity"]) == (1, 8)
+    assert trial.config["prompts"] == [Prompt("a"), Prompt("b")]
+    trial.status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert controller.claimed == [("a hundredth of a CPU", ACTORS_KEPT)]
+
+
+def test_brackets_run_side_by_side_and_one_that_is_over_stops(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    finish(scheduler, controller, first)
+    second = start(scheduler, controller, "ef")
+    scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
+    assert finish(scheduler, controller, second) == TrialScheduler.NOOP
+    assert scheduler.choose_trial_to_run(controller) is second
+    second.status = Trial.RUNNING
+    assert finish(scheduler, controller, first) == TrialScheduler.STOP
+    assert second.status == Trial.RUNNING
+
+
+def test_the_last_live_trial_stays_until_the_next_bracket_comes_and_all_stop_at_the_end(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    for decision in (TrialScheduler.NOOP, TrialScheduler.NOOP):
+        assert finish(scheduler, controller, first) == decision
+        if (again := scheduler.choose_trial_to_run(controller)) is not None:
+            again.status = Trial.RUNNING
+    assert first.status == Trial.PAUSED, "over, but no other trial is alive while the next bracket is proposed"
+    second = start(scheduler, controller, "ef")
+    assert first.status == Trial.TERMINATED
+    finish(scheduler, controller, second)
+    third = start(scheduler, controller, "g")
+    scheduler.choose_trial_to_run(controller).status = Trial.RUNNING
+    assert finish(scheduler, controller, second) == TrialScheduler.STOP
+    assert finish(scheduler, controller, third) == TrialScheduler.STOP
+
+
+def test_trials_without_a_process_are_named(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    assert scheduler.waiting() == ""
+    first.status = Trial.PENDING
+    assert scheduler.waiting() == "bracket 1 waits for 0.001 CPU"
+    first.status = Trial.RUNNING
+    finish(scheduler, controller, first)
+    second = start(scheduler, controller, "ef")
+    first.status = second.status = Trial.PENDING
+    assert scheduler.waiting() == "bracket 1 waits for 0.001 CPU; bracket 2 waits for 0.001 CPU"
+
+
+def test_what_the_service_raised_ends_the_walk(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
+    error = EngineError("the engines are gone")
+    assert scheduler.on_trial_result(controller, trial, {"error": error}) == TrialScheduler.STOP
+    assert scheduler.walk.failed is error
+
+
+def test_a_trial_that_died_is_tried_again_until_it_does_not_help(scheduler, controller):
+    trial = start(scheduler, controller, "abcd")
+    trial.num_failures, trial.get_pickled_error = 4, ActorDiedError
+    trial.should_recover = lambda: True
+    scheduler.on_trial_error(controller, trial)
+    assert scheduler.walk.failed is None
+    trial.should_recover = lambda: False
+    scheduler.on_trial_error(controller, trial)
+    assert str(scheduler.walk.failed).startswith("the trial of bracket 1 broke 4 times, last: ActorDiedError: ")

@@ -1,0 +1,87 @@
+"""The searcher against a BO actor whose answer comes when the test says so; the real one is in test_runner.py."""
+
+from __future__ import annotations
+
+import pytest
+from ray.tune.search import Searcher
+
+from lipo_e_ray.distributed import searcher as module
+from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung
+from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal, Request
+
+BRACKETS = [Bracket(0, "hyperband", 1, (Rung(3, 4), Rung(1, 8))), Bracket(1, "hyperband", 0, (Rung(2, 8),))]
+
+
+def proposals(bracket, texts):
+    return [Proposal(Prompt(text), Origin("ape", "hyperband", bracket)) for text in texts]
+
+
+class FakeSlot:
+    """``propose`` as a ``BOSlot``'s: an answer is a list, which is there when it is not empty."""
+
+    def __init__(self):
+        self.asked, self.references = [], []
+        self.answered = True
+
+    def propose(self, request):
+        if self.answered:
+            self.asked.append(request())
+            self.references.append([])
+        self.answered = bool(self.references[-1])
+        return self.references[-1] or None
+
+
+@pytest.fixture
+def actor():
+    return FakeSlot()
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def searcher(actor, events):
+    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
+    searcher = module.ProposalSearcher(walk, actor, lambda: events.append("proposed"))
+    searcher.walk = walk
+    return searcher
+
+
+def observe(searcher, bracket, rung, texts, n):
+    searcher.walk.observe(bracket, rung, [Evaluation(Observation(Prompt(t).id, ord(t) - 97, n), 0, n) for t in texts])
+
+
+def test_it_asks_once_and_waits_without_blocking(searcher, actor, events):
+    assert searcher.suggest("t0") is None
+    assert searcher.suggest("t1") is None
+    assert actor.asked == [Request("hyperband", 0, 3)]
+    assert events == []
+    actor.references[0] += proposals(0, "abc")
+    assert searcher.suggest("t2") == {"prompts": [Prompt("a"), Prompt("b"), Prompt("c")], "bracket": 0, "rung": 0,
+                                      "fidelity": 4, "wave": 0}
+    assert events == ["proposed"]
+
+
+def test_a_bracket_is_handed_out_once_and_the_next_is_asked_for_while_it_runs(searcher, actor):
+    searcher.suggest("t0")
+    actor.references[0] += proposals(0, "abc")
+    assert searcher.suggest("t1")["bracket"] == 0
+    assert searcher.suggest("nothing new") is None
+    observe(searcher, 0, 0, "abc", 4)
+    assert searcher.suggest("asks") is None
+    assert actor.asked[1].running == (Prompt("a"),)
+    assert [prompt.instruction for prompt, _ in actor.asked[1].observed] == ["a", "b", "c"]
+    observe(searcher, 0, 1, "a", 8)
+    actor.references[1] += proposals(1, "de")
+    assert searcher.suggest("t2")["prompts"] == [Prompt("d"), Prompt("e")]
+    observe(searcher, 1, 0, "de", 8)
+    assert searcher.suggest("end") == Searcher.FINISHED
+
+
+def test_why_the_walk_cannot_go_on_is_raised(searcher):
+    searcher.walk.failed = EngineError("the engines are gone")
+    with pytest.raises(EngineError, match="the engines are gone"):
+        searcher.suggest("t0")

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+
+from lipo_e_ray.report.analysis import (
+    best_over_calls,
+    coverage,
+    new_instructions,
+    parts,
+    predictions,
+    read,
+    stage_spans,
+    top_prompts,
+)
+from lipo_e_ray.report.statistics import Paired, Rate
+from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.types import Fingerprints, Observation, Origin, Outcome, Prompt, Proposal, RungResult, Status
+
+
+@pytest.fixture
+def records(run_dir):
+    with Ledger(run_dir / "ledger.sqlite") as ledger:
+        return read(ledger)
+
+
+def names(scored):
+    return [(s.prompt.instruction[:12], len(s.prompt.exemplars), s.fidelity) for s in scored]
+
+
+def test_the_incumbent_comes_from_the_highest_fidelity(records):
+    assert records.full_fidelity == 8
+    assert names([records.best]) == [("By the model", 3, 8)]  # not the later 3/8, not the 0/4
+    assert records.best.accuracy == Rate(5, 8)
+    assert names([records.baseline]) == [("Seed one.", 0, 8)]
+
+
+def test_ranks_never_mix_fidelities(records):
+    table = top_prompts(records)
+    assert [rank for rank, _ in table] == [1, 2, 3, 4, None, None, None]
+    assert [s.observation.errors for rank, s in table if rank] == [3, 3, 4, 6]
+    assert [(s.fidelity, s.observation.errors) for rank, s in table if not rank] == [(4, 0), (4, 4), (4, 4)]
+    assert [rank for rank, _ in top_prompts(records, 2)] == [1, 2]
+
+
+def test_best_over_calls_uses_full_results_only(records):
+    assert [(r.stage, r.calls, r.observation.errors) for r in best_over_calls(records)] == [
+        ("seeds", 12, 6), ("hyperband", 24, 4), ("hyperband", 28, 3)]
+    assert stage_spans(records) == [("seeds", 0, 12), ("hyperband", 12, 28), ("invbo", 28, 44)]
+
+
+def test_parts_say_what_each_gave(records):
+    assert [(p.prompts, p.finished, p.calls, p.best.observation.errors) for p in parts(records)] == [
+        (2, 1, 12, 6), (1, 1, 8, 4), (1, 1, 8, 3), (3, 1, 16, 3), (2, 1, 12, 3)]
+
+
+def test_a_part_without_a_full_result_has_no_score(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
+        for bracket, (source, stage, fidelity) in enumerate([("seed", "seeds", 8), ("ape", "hyperband", 4)]):
+            prompt = Prompt(source)
+            ledger.record_proposals(bracket, [Proposal(prompt, Origin(source, stage, bracket))])
+            seen = Observation(prompt.id, 1, fidelity)
+            ledger.record_rung(RungResult(bracket, stage, 0, 0, fidelity, seen, False, 8))
+        assert [p.best is None for p in parts(read(ledger))] == [False, True, True, True, True]
+
+
+def test_a_result_with_failed_calls_is_no_score(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
+        prompt = Prompt("Do it.")
+        ledger.record_proposals(0, [Proposal(prompt, Origin("seed", "seeds", 0))])
+        ledger.record_rung(RungResult(0, "seeds", 0, 0, 4, Observation(prompt.id, 2, 4), True, 4))
+        ledger.record_rung(RungResult(0, "seeds", 0, 1, 8, Observation(prompt.id, 2, 7), False, 8))
+        records = read(ledger)
+    assert (records.full_fidelity, records.best.observation.evaluated) == (4, 4)
+
+
+def test_of_equals_the_tested_one_is_the_best(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
+        prompts = [Prompt("First."), Prompt("Second.")]
+        ledger.record_proposals(0, [Proposal(p, Origin("seed", "seeds", 0)) for p in prompts])
+        for p in reversed(prompts):  # the order of arrival, which may be another one in the same run elsewhere
+            ledger.record_rung(RungResult(0, "seeds", 0, 0, 4, Observation(p.id, 2, 4), False, 4))
+        assert read(ledger).best.prompt == prompts[0]
+        ledger.record_outcomes("test", [Outcome(prompts[1].id, "t", Status.WRONG)])
+        assert read(ledger).best.prompt == prompts[1]
+
+
+def test_usage_counts_everything_that_was_sent(records):
+    usage = records.usage
+    assert (usage.calls, usage.answers, usage.unparseable) == (44 + 20 + 1 + 1, 64, 2)
+    assert usage.tokens == {"prompt_tokens": 6440, "cached_tokens": 3840, "completion_tokens": 646}
+    assert usage.cache_share == pytest.approx(3840 / 6440)
+    assert [f.error for f in records.failures] == ["timed\nout"]
+    assert records.fingerprints == Fingerprints("a-model", "a-sampling", "a-template")
+
+
+def test_test_split_is_compared_on_the_same_questions(records):
+    assert (records.baseline.test, records.best.test) == (Rate(3, 10), Rate(8, 10))
+    assert records.paired == Paired(both=2, only_best=6, only_baseline=1, neither=1)
+    assert records.paired.difference == pytest.approx(0.5)
+
+
+def test_calibration_uses_the_first_result_and_the_binomial_noise(records):
+    c, d, f = predictions(records)
+    assert (c.observation.errors, c.observation.evaluated) == (2, 4)
+    assert c.spread == pytest.approx(math.sqrt(0.01 + (0.25 - 0.01) / 4))
+    assert c.residual == 0
+    assert d.spread == pytest.approx(0.15)
+    assert d.residual == pytest.approx((0.25 - 0.9) / 0.15)
+    assert f.residual == pytest.approx((0.5 - 0.3) / math.sqrt(0.04 + (0.21 - 0.04) / 4))
+    assert coverage([c, d, f]) == Rate(2, 3)
+
+
+def test_new_instructions_tell_copies_from_new_texts(records):
+    found = new_instructions(records)
+    assert [(n.best.origin.cosine, n.prompts, n.novel) for n in found] == [(0.91, 1, True), (0.5, 1, False)]
+    assert not any(n.novel for n in new_instructions(records, [n.best.prompt.instruction for n in found]))
+
+
+def test_an_empty_ledger_has_no_answer(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
+        records = read(ledger)
+    assert (records.best, records.baseline, records.paired, records.full_fidelity) == (None, None, None, 0)
+    assert top_prompts(records) == best_over_calls(records) == predictions(records) == new_instructions(records) == []

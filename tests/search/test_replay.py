@@ -1,0 +1,47 @@
+"""The walk in one process; that Ray Tune walks the same way is in tests/tune/test_runner.py."""
+
+from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
+from lipo_e_ray.search.replay import Walk, run_search
+from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal
+
+
+def proposal(text, bracket=0):
+    return Proposal(Prompt(text), Origin("ape", "hyperband", bracket))
+
+
+def evaluate(prompt, n):
+    """The later in the alphabet, the fewer errors."""
+    return Evaluation(Observation(prompt.id, n * (ord("z") - ord(prompt.instruction[0])) // 26, n), 0, n)
+
+
+def test_the_whole_walk_in_order():
+    events, letters = [], iter("aiqzem")
+
+    def propose(request):
+        events.append(("asked", request.bracket, request.count,
+                       [(p.instruction, o.evaluated) for p, o in request.observed],
+                       [p.instruction for p in request.running]))
+        return [proposal(next(letters), request.bracket) for _ in range(request.count)]
+
+    hyperband = Hyperband(hyperband_brackets(16, 4, 4), seed=0, overlap=1)
+    run_search(
+        hyperband, propose, evaluate,
+        lambda bracket, proposals: events.append(("recorded", bracket, [p.prompt.instruction for p in proposals])),
+        lambda results: events.append(("rung", results[0].fidelity, [r.calls for r in results])),
+    )
+    assert events == [
+        ("asked", 0, 4, [], []),
+        ("recorded", 0, ["a", "i", "q", "z"]),
+        ("rung", 4, [4, 8, 12, 16]),
+        ("asked", 1, 2, [("a", 4), ("i", 4), ("q", 4), ("z", 4)], ["z"]),
+        ("recorded", 1, ["e", "m"]),
+        ("rung", 16, [28]),
+        ("rung", 16, [44, 60]),
+    ]
+    assert hyperband.incumbent().prompt_id == Prompt("z").id
+
+
+def test_more_recorded_proposals_than_the_bracket_asks_for_are_cut():
+    walk = Walk(Hyperband([Bracket(0, "hyperband", 0, (Rung(2, 4),))], seed=0), on_rung=lambda results: None)
+    walk.enter(walk.hyperband.actions()[0].bracket, [proposal(text) for text in "abc"])
+    assert walk.hyperband.actions()[0].prompt_ids == (Prompt("a").id, Prompt("b").id)

@@ -1,0 +1,286 @@
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lipo_e_ray.task.metrics import choice_name, choose_metric, cut, extract_number, get_metric
+from lipo_e_ray.types import Example, InputError, Status
+
+# Outputs of SmolLM2-135M-Instruct through vLLM, greedy; the labels are a reader's, not the code's.
+REAL = [json.loads(line) for line in (Path(__file__).parent / "real_outputs.jsonl").read_text("utf-8").splitlines()]
+CORRECT, WRONG, UNPARSEABLE = Status.CORRECT, Status.WRONG, Status.UNPARSEABLE
+LABELS = 'choice:["positive", "negative", "very positive"]'
+
+
+def test_the_table_of_real_outputs_is_large_and_varied():
+    assert len({row["output"] for row in REAL}) == len(REAL) >= 60
+    statuses = [row["status"] for row in REAL]
+    assert all(statuses.count(status) >= 5 for status in ("correct", "wrong", "unparseable"))
+
+
+@pytest.mark.parametrize("row", REAL, ids=range(len(REAL)))
+def test_real_outputs(row):
+    number = extract_number(row["output"])
+    assert number == (None if row["number"] is None else Decimal(row["number"]))
+    assert get_metric("numeric")(row["output"], row["reference"]) == row["status"]
+
+
+@pytest.mark.parametrize(
+    ("output", "number"),
+    [
+        ("1,234,567", "1234567"),
+        ("It costs $5.00.", "5"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("50%", "50"),
+        ("-0", "0"),
+        ("1e3", "1000"),
+        ("2.5E-1", "0.25"),
+        ("3/4", "0.75"),
+        ("The answer is 18.", "18"),
+        ("\u22125 degrees", "-5"),
+        ("**18**", "18"),
+        (".5", "0.5"),
+        ("5kg", "5"),
+        ("one, 1, 2", "2"),
+        ("10-3", "3"),
+        ("(4)-3", "3"),
+        ("- 3 apples", "3"),
+        ("12/6 =", "6"),
+        ("12 / 6", "6"),
+        ("12/6 = 2", "2"),
+        ("x7", None),
+        ("", None),
+        ("####", None),
+        ("eighteen", None),
+        ("1/0", None),
+        ("#### 18", "18"),
+        ("#### 1\nNo, wrong.\n#### 2", "2"),
+        ("#### 18 apples and 3 pears", "18"),
+        ("#### 3 + 4 = 7", "7"),
+        ("####\n18", "18"),
+        ("#### $1,200", "1200"),
+        ("#### 18\nThe answer is 3 times as good", "18"),
+        ("#### 18 ####", "18"),
+        ("She has 18.\n####", "18"),
+        ("\\boxed{12} is less than 100", "12"),
+        ("\\boxed{1} \\boxed{2}.", "2"),
+        ("$\\boxed{\\frac{3}{4}}$ of 8", "0.75"),
+        ("\\boxed{\\text{18 apples}} in 2 bags", "18"),
+        ("\\boxed{1{,}234}", "1234"),
+        ("\\boxed{18", "18"),
+        ("\\boxed{7} and #### 8", "8"),
+        ("#### 18\n\nQuestion: 2 + 2?\n#### 4", "18"),
+        ("18\nQ: 2 + 2?\nA: 4", "18"),
+        ("18\n**Question 2:** 3 + 3?", "18"),
+        ("Question: 2 + 2?\nAnswer: 4", "4"),
+        ("Question: 2 + 2?\n4\nQuestion: 3 + 3?\n6", "4"),
+        ("FAQ: 4", "4"),
+    ],
+)
+def test_extract_number(output, number):
+    assert extract_number(output) == (None if number is None else Decimal(number))
+
+
+def test_numeric_compares_values_not_spellings():
+    numeric = get_metric("numeric")
+    assert numeric("It is 18.00", "9 * 2 = 18\n#### 18") is CORRECT
+    assert numeric("#### 1,500", "1500") is CORRECT
+    assert numeric("0.75", "#### 3/4") is CORRECT
+    assert numeric("0.1", "#### 0.10000000000000001") is WRONG
+    assert numeric("I do not know", "#### 3") is UNPARSEABLE
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from(["#### {}", "\\boxed{{{}}}", "It is {}.", "**{}**", "= {}"]))
+def test_a_number_is_found_in_every_form(number, form):
+    assert extract_number(form.format(number)) == number
+    assert extract_number(form.format(f"{number:,}")) == number
+
+
+FRAGMENTS = [
+    "####", "\\boxed{", "}", "{", "Question:", "Q:", "\n", "/", "-", "1e", "e9", ".", ",", "0", "99", "answer:",
+    "answer is", "positive", "negative", "\\frac{1}{0}", "\u2212", "\u0663", "$", "=",
+]  # fmt: skip
+pieces = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=30).map("".join)
+
+
+@given(pieces | st.text(), pieces)
+@example("9e999/9e-999", "0/0")
+@example("9" * 5000 + "e999", "1")
+def test_no_built_in_metric_ever_raises(output, reference):
+    for name in ("numeric", "text", LABELS):
+        assert get_metric(name)(output, reference) in (CORRECT, WRONG, UNPARSEABLE)
+
+
+@given(pieces)
+def test_a_cut_is_a_prefix(output):
+    assert output.startswith(cut(output))
+
+
+@pytest.mark.parametrize(
+    ("output", "status"),
+    [
+        ("positive", CORRECT),
+        ("Positive.", CORRECT),
+        ("  **POSITIVE**\n", CORRECT),
+        ("The review is positive.", CORRECT),
+        ("positive, really positive", CORRECT),
+        ("negative", WRONG),
+        ("very positive", WRONG),
+        ("Answer: positive", CORRECT),
+        ("It is not negative. The answer is positive", CORRECT),
+        ("positive? negative?\n#### positive", CORRECT),
+        ("The answer is positive, not negative.", CORRECT),
+        ("positive\nQuestion: bad film\nnegative", CORRECT),
+        ("positive or negative", UNPARSEABLE),
+        ("neutral", UNPARSEABLE),
+        ("nonpositive", UNPARSEABLE),
+        ("", UNPARSEABLE),
+        ("positive\n#### unclear", UNPARSEABLE),
+    ],
+)
+def test_choice(output, status):
+    assert get_metric(LABELS)(output, "positive") is status
+
+
+def test_a_one_letter_label_is_no_article():
+    choice = get_metric('choice:["a", "b"]')
+    assert choice("It is a clear case of B", "B") is CORRECT
+    assert choice("(b)", "B") is CORRECT
+    assert choice("A or B", "B") is UNPARSEABLE
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "status"),
+    [
+        ("Cats.", "cats", CORRECT),
+        ("\n  the   Cat \nsat", "The cat", CORRECT),
+        ("Answer: cats", "cats", CORRECT),
+        ("The plural is hard.\nThe answer is: **cats**", "cats", CORRECT),
+        ("\u201ccats\u201d", "cats", CORRECT),
+        ("cats\nQ: dog\nA: dogs", "cats", CORRECT),
+        ("cats", "think first\n#### cats", CORRECT),
+        ("the cats", "cats", WRONG),
+        (" \n...", "cats", UNPARSEABLE),
+        ("", "cats", UNPARSEABLE),
+    ],
+)
+def test_text(output, reference, status):
+    assert get_metric("text")(output, reference) is status
+
+
+def examples(*answers):
+    return [Example(f"{i}?", answer) for i, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "metric"),
+    [
+        (["1 + 1 = 2\n#### 2", "#### 1,000", "#### -3.5"], "numeric"),
+        (["4", "$5", "50%", "3/4"], "numeric"),
+        (["Yes", "no", "yes.", "No"], 'choice:["no", "yes"]'),
+        (["so\n#### yes", "thus\n#### no", "#### no", "#### yes"], 'choice:["no", "yes"]'),
+        (["yes", "no", "maybe"], "text"),
+        (["18 apples", "17 pears"], "text"),
+        ([f"label {i % 21}" for i in range(210)], "text"),
+        ([f"{i % 20:x} label" for i in range(40)], None),
+    ],
+)
+def test_choose_metric(answers, metric):
+    chosen = choose_metric(examples(*answers))
+    assert chosen == metric if metric else chosen.startswith("choice:")
+
+
+def test_choice_name_is_all_a_metric_needs():
+    name = choice_name(examples("Ja", "ja.", "Nein", "n\u00f6"))
+    assert name == 'choice:["ja", "nein", "n\u00f6"]'
+    assert get_metric(name)("N\u00d6!", "n\u00f6") is CORRECT
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """A module of the user's in the working directory."""
+    (tmp_path / "my_metric_module.py").write_text(
+        "from lipo_e_ray.types import Status\n"
+        "NOT_A_FUNCTION = 3\n"
+        "def same(output, reference):\n    return output == reference\n"
+        "def unsure(output, reference):\n    return Status.UNPARSEABLE\n"
+        "def score(output, reference):\n    return 0.5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    yield "my_metric_module"
+    sys.modules.pop("my_metric_module", None)
+
+
+def test_a_metric_of_the_user(user_module):
+    same = get_metric(f"{user_module}:same")
+    assert same("a", "a") is CORRECT and same("a", "b") is WRONG
+    assert get_metric(f"{user_module}:unsure")("a", "a") is UNPARSEABLE
+    with pytest.raises(InputError, match=r"expected bool or Status as its result, got 0\.5"):
+        get_metric(f"{user_module}:score")("a", "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bleu", "expected auto, numeric, choice, text or module:function, got 'bleu'"),
+        ("", "module:function"),
+        (":f", "module:function"),
+        ("json:", "module:function"),
+        ("no_such_module_here:f", "No module named 'no_such_module_here'"),
+        ("json:no_such_function", "no_such_function"),
+        ("my_metric_module:NOT_A_FUNCTION", "expected a function, got int"),
+        ("choice:", "choice:"),
+        ("choice:[]", "one label or more"),
+        ("choice:[1]", "one label or more"),
+        ('choice:["..."]', "one label or more"),
+    ],
+)
+def test_a_metric_that_does_not_exist(user_module, name, message):
+    with pytest.raises(InputError) as caught:
+        get_metric(name)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)  # each takes a second or two; a pattern that runs over it again from every start takes hours
+@pytest.mark.parametrize("piece", ["1", ",111", "1,", "1/", "-", "1e", "$", "=1", "#### ", "answer is ", "\\boxed{",
+                                   "\\frac{", "Question 1", " ", "\n", "\0", "\u05e9",
+                                   "\u0301\u0316", "\u0f73"])
+def test_a_megabyte_is_judged_in_time(piece):
+    text = "-1" + piece * (1_000_100 // len(piece))
+    for name in ("numeric", "text", LABELS):
+        assert get_metric(name)(text, "1") in (CORRECT, WRONG, UNPARSEABLE)
+    assert choose_metric(examples(text))
+
+
+def test_marks_that_a_language_writes_are_composed():
+    assert get_metric("text")("e\u0301 and a\u0316\u0301", "\u00e9 and \u00e1\u0316") is CORRECT
+    assert get_metric("text")("e" + 40 * "\u0301", "e" + 40 * "\u0301") is CORRECT
+    assert get_metric("text")("e" + 40 * "\u0301", "e" + 41 * "\u0301") is WRONG
+
+
+@pytest.mark.parametrize("output", ["-" + "9" * 1_000_001, "1/" + "9" * 1_000_001, "9e999/9e-999", "0/0", "1/0"],
+                         ids=["digits", "fraction", "exponents", "0/0", "1/0"])
+def test_a_number_beyond_all_bounds_is_judged_and_never_right(output):
+    assert get_metric("numeric")(output, "1") in (WRONG, UNPARSEABLE)
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "[INST] 5 [/INST]", "5</s>", "a\0b", "\u202e5\u202c", "\u0665"])
+def test_control_tokens_in_an_answer_are_text(text):
+    """A reference with them is a text answer, right for itself and wrong for the text without them."""
+    assert choose_metric(examples(text, "5")) == "text"
+    judge = get_metric("text")
+    assert judge(text, text) is CORRECT and judge(text, "other") is WRONG
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1))
+def test_every_metric_that_is_chosen_reads_the_answer_it_was_chosen_for(answer):
+    """Or calls it unparseable, which loading a task reports; it never calls a reference wrong for itself."""
+    rows = examples(answer, answer)
+    assert get_metric(choose_metric(rows))(answer, answer) in (CORRECT, UNPARSEABLE)
