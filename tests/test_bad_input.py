@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(60)  # a case takes milliseconds; the first one
 @pytest.fixture(autouse=True)
 def _no_run(monkeypatch):
     """An input that is taken after all fails its test at once, instead of starting Ray and engines."""
+
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a run was started on malformed input")
 
@@ -65,8 +66,17 @@ def test_a_malformed_task(capsys, tmp_path, number, case):
 @pytest.mark.parametrize(("number", "case"), numbered(INSTRUCTIONS))
 def test_a_malformed_instruction_file(capsys, tmp_path, number, case):
     case.mutate(tmp_path / "own.txt", random.Random(number))
-    refused(capsys, case, "run", "--profile", "demo", "--instructions", str(tmp_path / "own.txt"),
-            "--output", str(tmp_path / "run"))
+    refused(
+        capsys,
+        case,
+        "run",
+        "--profile",
+        "demo",
+        "--instructions",
+        str(tmp_path / "own.txt"),
+        "--output",
+        str(tmp_path / "run"),
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -90,9 +100,10 @@ def test_a_config_that_names_what_is_not_there(capsys, tmp_path, number, case):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("split", "key", "text"), [
-    ("test", "question", "a" * 1_000_000), ("train", "answer", "<|im_end|>" * 100_000 + " 7"),
-])
+@pytest.mark.parametrize(
+    ("split", "key", "text"),
+    [("test", "question", "a" * 1_000_000), ("train", "answer", "<|im_end|>" * 100_000 + " 7")],
+)
 def test_a_megabyte_that_overflows_the_context(capsys, tmp_path, split, key, text):
     task = tmp_path / "task"
     mutations.write_task(task)

@@ -13,21 +13,24 @@ def test_json_round_trip(profile):
     assert config.profile == profile
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ({"sed": 1}, "unknown key 'sed'"),
-    ({"task": {"nam": "x"}}, "TaskConfig: unknown key 'nam'"),
-    ({"seed": "one"}, "expected int, got 'one'"),
-    ({"seed": True}, "expected int, got True"),
-    ({"seed": -1}, "expected 0 or more, got -1"),
-    ({"task": 3}, "TaskConfig: expected an object"),
-    ([], "expected an object"),
-    ({"max_exemplars": 9}, r"expected 0\.\.8, got 9"),
-    ({"engines": -1}, "RunConfig.engines: expected 0 or more, got -1"),
-    ({"model": {"tensor_parallel": 0}}, "ModelConfig.tensor_parallel: expected 1 or more, got 0"),
-    ({"model": {"max_tokens": 9000}}, "max_tokens < max_model_len"),
-    ({"hyperband": {"eta": 1}}, "HyperbandConfig.eta: expected 2"),
-    ({"proposal": {"random_fraction": 1.5}}, "random_fraction"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"sed": 1}, "unknown key 'sed'"),
+        ({"task": {"nam": "x"}}, "TaskConfig: unknown key 'nam'"),
+        ({"seed": "one"}, "expected int, got 'one'"),
+        ({"seed": True}, "expected int, got True"),
+        ({"seed": -1}, "expected 0 or more, got -1"),
+        ({"task": 3}, "TaskConfig: expected an object"),
+        ([], "expected an object"),
+        ({"max_exemplars": 9}, r"expected 0\.\.8, got 9"),
+        ({"engines": -1}, "RunConfig.engines: expected 0 or more, got -1"),
+        ({"model": {"tensor_parallel": 0}}, "ModelConfig.tensor_parallel: expected 1 or more, got 0"),
+        ({"model": {"max_tokens": 9000}}, "max_tokens < max_model_len"),
+        ({"hyperband": {"eta": 1}}, "HyperbandConfig.eta: expected 2"),
+        ({"proposal": {"random_fraction": 1.5}}, "random_fraction"),
+    ],
+)
 def test_bad_config_is_one_clear_line(data, message):
     with pytest.raises(InputError, match=message) as caught:
         from_dict(data)

@@ -25,8 +25,9 @@ PATIENCE_S = 900  # seven minutes on two cores without AVX-512, with other tests
 
 
 def lipo(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lipo_e_ray", *arguments], capture_output=True, text=True,
-                          timeout=PATIENCE_S)
+    return subprocess.run(
+        [sys.executable, "-m", "lipo_e_ray", *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)

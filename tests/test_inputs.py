@@ -10,8 +10,12 @@ TASK = TaskConfig("arithmetic", pool_size=16, validation_size=16, test_size=16)
 
 
 def spec(tokens_per_message: int = 1) -> EngineSpec:
-    return EngineSpec(SimulatedEngine, SimulatedEngine().fingerprints,
-                      lambda messages: tokens_per_message * len(messages), on_gpu=False)
+    return EngineSpec(
+        SimulatedEngine,
+        SimulatedEngine().fingerprints,
+        lambda messages: tokens_per_message * len(messages),
+        on_gpu=False,
+    )
 
 
 def test_instructions_are_seeds_then_the_users_own_once(tmp_path):
@@ -23,11 +27,9 @@ def test_instructions_are_seeds_then_the_users_own_once(tmp_path):
     assert inputs.instructions[SEED_INSTRUCTIONS[0]] == "seed"
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "expected a text file"),
-    (b"\n \n", "found no text"),
-    (b"\xff\xfe\xfa", "UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "expected a text file"), (b"\n \n", "found no text"), (b"\xff\xfe\xfa", "UTF-8")]
+)
 def test_bad_instruction_files(tmp_path, content, message):
     file = tmp_path / "own.txt"
     if content is not None:

@@ -10,8 +10,23 @@ import lipo_e_ray
 
 ROOT = Path(lipo_e_ray.__file__).parent
 ORDER = [
-    "types", "config", "task", "instructions", "search", "surrogate", "latent", "proposal", "store", "engine",
-    "service", "distributed", "report", "inputs", "run", "app", "__main__",
+    "types",
+    "config",
+    "task",
+    "instructions",
+    "search",
+    "surrogate",
+    "latent",
+    "proposal",
+    "store",
+    "engine",
+    "service",
+    "distributed",
+    "report",
+    "inputs",
+    "run",
+    "app",
+    "__main__",
 ]  # a package or module imports from those before it only
 OWNERS = {
     "vllm": {"engine.vllm"},

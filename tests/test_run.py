@@ -120,10 +120,13 @@ def test_the_folder_holds_what_a_user_needs(finished, capsys):
 
 
 def test_an_instruction_in_no_input_was_written_and_evaluated(finished):
-    generated = {text for text, in rows(finished, "SELECT text FROM generations")}
-    written = rows(finished, "SELECT DISTINCT instruction FROM proposals JOIN prompts USING (prompt_id) "
-                             "JOIN outcomes USING (prompt_id) WHERE source = 'invbo'")
-    new = {text for text, in written} - generated - set(SEED_INSTRUCTIONS)
+    generated = {text for (text,) in rows(finished, "SELECT text FROM generations")}
+    written = rows(
+        finished,
+        "SELECT DISTINCT instruction FROM proposals JOIN prompts USING (prompt_id) "
+        "JOIN outcomes USING (prompt_id) WHERE source = 'invbo'",
+    )
+    new = {text for (text,) in written} - generated - set(SEED_INSTRUCTIONS)
     assert new
     page = (finished / "report.html").read_text()
     assert any(text.split(".")[0] in page for text in new)

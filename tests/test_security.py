@@ -52,20 +52,43 @@ def dangers(source: str) -> Iterator[str]:
                 yield name
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle", "from ray import cloudpickle", "from joblib import load", "import shelve as s",
-    "ray.cloudpickle.loads(b)", "torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)",
-    "np.load(f)", "pandas.read_pickle(f)", "tune.Tuner.restore(f, t)", "yaml.load(f, yaml.Loader)", "eval(text)",
-    "exec(text)", "importlib.import_module(name)", "__import__(name)", "f(x, trust_remote_code=True)",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from ray import cloudpickle",
+        "from joblib import load",
+        "import shelve as s",
+        "ray.cloudpickle.loads(b)",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)",
+        "np.load(f)",
+        "pandas.read_pickle(f)",
+        "tune.Tuner.restore(f, t)",
+        "yaml.load(f, yaml.Loader)",
+        "eval(text)",
+        "exec(text)",
+        "importlib.import_module(name)",
+        "__import__(name)",
+        "f(x, trust_remote_code=True)",
+    ],
+)
 def test_what_would_be_found(source):
     assert list(dangers(source))
 
 
-@pytest.mark.parametrize("source", [
-    "json.loads(t)", "json.load(f)", "torch.load(f, weights_only=True)", "from safetensors.torch import load_file",
-    "model.eval()", "AutoModel.from_pretrained(f)",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "json.loads(t)",
+        "json.load(f)",
+        "torch.load(f, weights_only=True)",
+        "from safetensors.torch import load_file",
+        "model.eval()",
+        "AutoModel.from_pretrained(f)",
+    ],
+)
 def test_what_is_safe(source):
     assert not list(dangers(source))
 
@@ -102,12 +125,18 @@ def test_the_processes_of_an_engine_meet_on_loopback():
     assert {ENVIRONMENT[f"{library}_SOCKET_IFNAME"] for library in ("GLOO", "NCCL")} == {"lo"}
 
 
-@pytest.mark.parametrize(("given", "mode"), [({}, "token"), ({"RAY_ADDRESS": "10.0.0.1:6379"}, "token"),
-                                             ({"RAY_AUTH_MODE": "disabled"}, "disabled")])
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [({}, "token"), ({"RAY_ADDRESS": "10.0.0.1:6379"}, "token"), ({"RAY_AUTH_MODE": "disabled"}, "disabled")],
+)
 def test_a_token_is_the_default_for_every_ray(given, mode):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | given
-    done = subprocess.run([sys.executable, "-c", "import os, lipo_e_ray; print(os.environ['RAY_AUTH_MODE'])"],
-                          env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, lipo_e_ray; print(os.environ['RAY_AUTH_MODE'])"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout == f"{mode}\n", done.stderr
 
 
@@ -181,7 +210,11 @@ def private_run(tmp_path_factory) -> Iterator[tuple[list[dict], str, list[Path]]
     environment |= SECRETS | {"RAY_TMPDIR": str(of_ray)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(to_dict(CONFIG)), folder, folder.parent / "seen"],
-        env=environment, capture_output=True, text=True, timeout=240)
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     files = [path for top in (folder, of_ray) for path in top.rglob("*") if path.is_file()]
     yield json.loads((folder.parent / "seen").read_text()), done.stdout + done.stderr, files
@@ -202,5 +235,6 @@ def test_secrets_stay_in_the_environment(private_run):
     assert any(path.suffix == ".log" for path in files), "no log of Ray's"
     places = {path.name: path.read_bytes() for path in files} | {"output": said.encode()}
     places |= {one["command"][:80]: one["command"].encode() for one in processes}
-    assert not [(name, place) for place, text in places.items() for name, value in SECRETS.items()
-                if value.encode() in text]
+    assert not [
+        (name, place) for place, text in places.items() for name, value in SECRETS.items() if value.encode() in text
+    ]

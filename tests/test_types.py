@@ -30,6 +30,12 @@ def test_error_is_a_rate():
 
 
 def test_sampling_fingerprint_covers_every_field():
-    prints = {Sampling().fingerprint, Sampling(temperature=1).fingerprint, Sampling(top_p=0.5).fingerprint,
-              Sampling(max_tokens=9).fingerprint, Sampling(stop=("x",)).fingerprint, Sampling(seed=1).fingerprint}
+    prints = {
+        Sampling().fingerprint,
+        Sampling(temperature=1).fingerprint,
+        Sampling(top_p=0.5).fingerprint,
+        Sampling(max_tokens=9).fingerprint,
+        Sampling(stop=("x",)).fingerprint,
+        Sampling(seed=1).fingerprint,
+    }
     assert len(prints) == 6

@@ -63,8 +63,15 @@ def fit_row(m: int, repeats: int) -> Row:
 
     cold, cold_cpu = measure(lambda gp: fit(gp, m), repeats, lambda: JointPromptGP(INST_DIM))
     warm, warm_cpu = measure(lambda gp: fit(gp, m), repeats, lambda: fit(JointPromptGP(INST_DIM), m - 4))
-    return {"row": "fit", "observations": m, "threads": torch.get_num_threads(), "cold_s": cold, "cold_cpu_s": cold_cpu,
-            "warm_s": warm, "warm_cpu_s": warm_cpu}
+    return {
+        "row": "fit",
+        "observations": m,
+        "threads": torch.get_num_threads(),
+        "cold_s": cold,
+        "cold_cpu_s": cold_cpu,
+        "warm_s": warm,
+        "warm_cpu_s": warm_cpu,
+    }
 
 
 class ProposalTimer:
@@ -82,12 +89,26 @@ class ProposalTimer:
         """One batch from m observations."""
         request = Request("hyperband", 1, batch, self._observed[:m])
         wall, cpu = measure(lambda _: self._proposer.propose(request), repeats)
-        return {"row": "proposal", "observations": m, "threads": torch.get_num_threads(), "batch": batch, "s": wall,
-                "cpu_s": cpu, "ms_a_candidate": round(1000 * wall / batch, 1)}
+        return {
+            "row": "proposal",
+            "observations": m,
+            "threads": torch.get_num_threads(),
+            "batch": batch,
+            "s": wall,
+            "cpu_s": cpu,
+            "ms_a_candidate": round(1000 * wall / batch, 1),
+        }
 
 
-def time_rows(sizes: Sequence[int], batches: Sequence[int], threads: Sequence[int], repeats: int, instructions: int,
-              pool: int, proposal: ProposalConfig) -> Iterator[Row]:
+def time_rows(
+    sizes: Sequence[int],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    repeats: int,
+    instructions: int,
+    pool: int,
+    proposal: ProposalConfig,
+) -> Iterator[Row]:
     """Rows of fits and proposals for every number of threads and observations."""
     timer = ProposalTimer(max(sizes), instructions, pool, proposal)
     before = torch.get_num_threads()
@@ -104,15 +125,28 @@ def time_rows(sizes: Sequence[int], batches: Sequence[int], threads: Sequence[in
 
 def verdicts(rows: Sequence[Row]) -> list[Row]:
     """Each bar beside the best number of threads' result; without one where it was not measured."""
+
     def lowest(key: str, **where: Any) -> float | None:
         found = [row[key] for row in rows if key in row and where.items() <= row.items()]
         return min(found, default=None)
 
-    measured = {"cold_s": lowest("cold_s", observations=500), "warm_s": lowest("warm_s", observations=500),
-                "ms_a_candidate": lowest("ms_a_candidate", observations=500, batch=32),
-                "memory_mib": lowest("mib", process="both"), "ms_a_trial_and_rung": lowest("ms_a_trial_and_rung")}
-    return [{"row": "bar", "name": name, "limit": limit, "measured": measured[name],
-             "met": None if measured[name] is None else measured[name] <= limit} for name, limit in BARS.items()]
+    measured = {
+        "cold_s": lowest("cold_s", observations=500),
+        "warm_s": lowest("warm_s", observations=500),
+        "ms_a_candidate": lowest("ms_a_candidate", observations=500, batch=32),
+        "memory_mib": lowest("mib", process="both"),
+        "ms_a_trial_and_rung": lowest("ms_a_trial_and_rung"),
+    }
+    return [
+        {
+            "row": "bar",
+            "name": name,
+            "limit": limit,
+            "measured": measured[name],
+            "met": None if measured[name] is None else measured[name] <= limit,
+        }
+        for name, limit in BARS.items()
+    ]
 
 
 def line(row: Row) -> str:
@@ -122,11 +156,15 @@ def line(row: Row) -> str:
         start += f"{row['observations']:5d} observations, {row['threads']} threads: "
     match row["row"]:
         case "fit":
-            return start + (f"cold {row['cold_s']:.2f} ({row['cold_cpu_s']:.2f}) s, "
-                            f"warm {row['warm_s']:.2f} ({row['warm_cpu_s']:.2f}) s")
+            return start + (
+                f"cold {row['cold_s']:.2f} ({row['cold_cpu_s']:.2f}) s, "
+                f"warm {row['warm_s']:.2f} ({row['warm_cpu_s']:.2f}) s"
+            )
         case "proposal":
-            return start + (f"batch of {row['batch']} in {row['s']:.2f} ({row['cpu_s']:.2f}) s, "
-                            f"{row['ms_a_candidate']:.0f} ms a candidate")
+            return start + (
+                f"batch of {row['batch']} in {row['s']:.2f} ({row['cpu_s']:.2f}) s, "
+                f"{row['ms_a_candidate']:.0f} ms a candidate"
+            )
     return "  ".join([start, *(f"{key}={value}" for key, value in row.items() if key != "row")])
 
 
@@ -146,8 +184,17 @@ def main() -> None:
             print(line(row), flush=True)
             rows.append(row)
 
-    add(time_rows(arguments.sizes, BATCHES, arguments.threads, arguments.repeats, INSTRUCTIONS, arguments.pool,
-                  ProposalConfig()))
+    add(
+        time_rows(
+            arguments.sizes,
+            BATCHES,
+            arguments.threads,
+            arguments.repeats,
+            INSTRUCTIONS,
+            arguments.pool,
+            ProposalConfig(),
+        )
+    )
     add(() if arguments.no_memory else memory_rows(Size()))
     add(ray_rows())
     add(verdicts(rows))

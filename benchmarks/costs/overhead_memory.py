@@ -78,8 +78,10 @@ def write_ledger(size: Size, folder: Path) -> None:
     """A finished run in ``folder``: every prompt at full fidelity, baseline and best measured on the test split."""
     RunFolder(folder).claim(RunConfig()).close()
     task = generate_arithmetic(size.pool, 1, 1, 0)
-    prompts = [Prompt(text, () if i < SEEDS else task.pool[i % 50 : i % 50 + 8])
-               for i, text in enumerate(instruction_texts(size.prompts))]
+    prompts = [
+        Prompt(text, () if i < SEEDS else task.pool[i % 50 : i % 50 + 8])
+        for i, text in enumerate(instruction_texts(size.prompts))
+    ]
     info = {"z": [0.12345] * 32, "mean": 0.4, "std": 0.1}
     with Ledger(folder / "ledger.sqlite", Fingerprints("model", "sampling", "template")) as ledger:
         brackets = (("seeds", "seed", 500, prompts[:SEEDS]), ("hyperband", "ape", 300, prompts[SEEDS:]))
@@ -88,16 +90,32 @@ def write_ledger(size: Size, folder: Path) -> None:
             for i, prompt in enumerate(chosen):
                 wrong = size.outcomes * (least + i) // 1000
                 _answer(ledger, prompt, "validation", size.outcomes, wrong)
-                ledger.record_rung(RungResult(bracket, stage, 0, 0, size.outcomes,
-                                              Observation(prompt.id, wrong, size.outcomes), False, size.outcomes))
+                ledger.record_rung(
+                    RungResult(
+                        bracket,
+                        stage,
+                        0,
+                        0,
+                        size.outcomes,
+                        Observation(prompt.id, wrong, size.outcomes),
+                        False,
+                        size.outcomes,
+                    )
+                )
         for prompt in (prompts[0], prompts[SEEDS]):
             _answer(ledger, prompt, "test", size.outcomes, size.outcomes // 3)
 
 
 def _answer(ledger: Ledger, prompt: Prompt, split: str, count: int, wrong: int) -> None:
-    ledger.record_outcomes(split, [
-        Outcome(prompt.id, f"{split}-{i:08x}", Status.WRONG if i < wrong else Status.CORRECT, ANSWER, "", 900, 850, 90)
-        for i in range(count)])
+    ledger.record_outcomes(
+        split,
+        [
+            Outcome(
+                prompt.id, f"{split}-{i:08x}", Status.WRONG if i < wrong else Status.CORRECT, ANSWER, "", 900, 850, 90
+            )
+            for i in range(count)
+        ],
+    )
 
 
 def driver_side(folder: Path) -> Path:
@@ -114,8 +132,7 @@ def bo_side(size: Size, folder: Path, encoder: Any) -> tuple[list[Proposal], lis
     latent = space, SearchInverter(encoder, _rewrite)
     proposer = Proposer(task, RunConfig(), dict.fromkeys(texts, "ape"), lambda: latent)
     observed = observations(space, texts, task.pool, size.prompts)
-    return (proposer.propose(Request("hyperband", 1, 32, observed)),
-            proposer.propose(Request("invbo", 2, 4, observed)))
+    return (proposer.propose(Request("hyperband", 1, 32, observed)), proposer.propose(Request("invbo", 2, 4, observed)))
 
 
 def _rewrite(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:

@@ -48,10 +48,12 @@ def ray_rows() -> list[dict[str, Any]]:
     task = make_task(EXAMPLES)
     engines = EnginesConfig(count=1, num_gpus=0, in_flight=512)
     with ray_session("local"), tempfile.TemporaryDirectory() as folder:
-        service = start_service(Path(folder) / "ledger", task, SimulatedEngine().fingerprints,
-                                partial(SimulatedEngine, 0), engines)
-        lonely, *prompts = [proposal.prompt for proposal in
-                            random_proposals(Request("hyperband", 99, PROMPTS + 1), task.pool)]
+        service = start_service(
+            Path(folder) / "ledger", task, SimulatedEngine().fingerprints, partial(SimulatedEngine, 0), engines
+        )
+        lonely, *prompts = [
+            proposal.prompt for proposal in random_proposals(Request("hyperband", 99, PROMPTS + 1), task.pool)
+        ]
         slow_result(service.evaluate.remote(prompts[0], "validation", 1), service)  # starts the engine
         start = time.perf_counter()
         slow_result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts], service)
@@ -62,21 +64,34 @@ def ray_rows() -> list[dict[str, Any]]:
         chunk_s = (time.perf_counter() - start) / (EXAMPLES // CHUNK)
         rung_s, first_s = _tune(service, Path(folder))
         ray.get(service.close.remote())
-    return [{"row": "tune", "trials": BRACKETS, "rungs": BRACKETS * RUNGS, "ms_a_trial_and_rung": 1000 * rung_s,
-             "first_rung_s": first_s},
-            {"row": "chunk", "evaluations": CHUNK, "ms": 1000 * chunk_s},
-            {"row": "ray", "evaluations": PROMPTS * EXAMPLES, "ms_an_evaluation": 1000 * evaluation_s}]
+    return [
+        {
+            "row": "tune",
+            "trials": BRACKETS,
+            "rungs": BRACKETS * RUNGS,
+            "ms_a_trial_and_rung": 1000 * rung_s,
+            "first_rung_s": first_s,
+        },
+        {"row": "chunk", "evaluations": CHUNK, "ms": 1000 * chunk_s},
+        {"row": "ray", "evaluations": PROMPTS * EXAMPLES, "ms_an_evaluation": 1000 * evaluation_s},
+    ]
 
 
 def _tune(service: Any, folder: Path) -> tuple[float, float]:
     """Seconds a rung, once the first two brackets have their trial processes; seconds to the end of the first rung."""
-    brackets = [Bracket(i, "hyperband", RUNGS - 1, tuple(Rung(1, n + 1) for n in range(RUNGS)))
-                for i in range(BRACKETS + 2)]
+    brackets = [
+        Bracket(i, "hyperband", RUNGS - 1, tuple(Rung(1, n + 1) for n in range(RUNGS))) for i in range(BRACKETS + 2)
+    ]
     marks: list[tuple[float, int, int]] = []  # when, first open bracket, evaluations done
     bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
     ray.get(bo.actor.prepare.remote())
     start = time.perf_counter()
-    tune_search(Hyperband(brackets, 0, overlap=0), service, bo, folder,
-                lambda walk: marks.append((time.perf_counter(), walk.bracket, walk.done)))
+    tune_search(
+        Hyperband(brackets, 0, overlap=0),
+        service,
+        bo,
+        folder,
+        lambda walk: marks.append((time.perf_counter(), walk.bracket, walk.done)),
+    )
     warm = next(at for at, bracket, _ in marks if bracket == 2)
     return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(at for at, _, done in marks if done) - start

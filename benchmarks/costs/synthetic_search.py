@@ -67,5 +67,7 @@ def observations(space: LatentSpace, instructions: tuple[str, ...], pool: tuple[
     rates = torch.sigmoid((z - z.mean(0)) / z.std(0) @ slope).numpy()
     evaluated = rng.choice([8, 16, 32, 64, 128], m, p=[0.5, 0.25, 0.13, 0.07, 0.05])
     errors = rng.binomial(evaluated, rates)
-    return tuple((prompt, Observation(prompt.id, int(k), int(b)))
-                 for prompt, k, b in zip(prompts, errors, evaluated, strict=True))
+    return tuple(
+        (prompt, Observation(prompt.id, int(k), int(b)))
+        for prompt, k, b in zip(prompts, errors, evaluated, strict=True)
+    )

@@ -52,8 +52,11 @@ class Seed:
 def run_demo(folder: Path, seed: int) -> Records:
     """As a user runs it, or goes on with it."""
     if not RunFolder(folder).best_prompt_file.exists():
-        command = (["resume", folder] if folder.exists() else
-                   ["run", "--profile", "demo", "--seed", str(seed), "--output", folder])
+        command = (
+            ["resume", folder]
+            if folder.exists()
+            else ["run", "--profile", "demo", "--seed", str(seed), "--output", folder]
+        )
         subprocess.run([sys.executable, "-m", "lipo_e_ray", *command], check=True)
     with Ledger(RunFolder(folder).ledger_file) as ledger:
         return read(ledger)
@@ -63,6 +66,7 @@ def written_instructions(folder: Path, inputs: Inputs) -> tuple[list[str], int]:
     """Those the run in ``folder`` had its model write, and in how many calls."""
     config, calls = RunFolder(folder).load_config(), 0
     with Ledger(RunFolder(folder).ledger_file) as ledger:
+
         def recorded(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
             nonlocal calls
             calls += len(chats)
@@ -81,8 +85,9 @@ def random_prompts(instructions: Sequence[str], pool: ExemplarPool, count: int, 
     return list(chosen.values())
 
 
-async def accuracies(ledger: Ledger, engine: Engine, inputs: Inputs, prompts: Sequence[Prompt],
-                     split: str) -> list[float]:
+async def accuracies(
+    ledger: Ledger, engine: Engine, inputs: Inputs, prompts: Sequence[Prompt], split: str
+) -> list[float]:
     """Of each prompt on all of ``split``; what is not in the ledger is asked."""
     other = "test" if split == "validation" else "validation"
     different = list({prompt.id: prompt for prompt in prompts}.values())
@@ -99,23 +104,31 @@ def candidates(folder: Path, calls: int, inputs: Inputs, seed: int) -> list[Prom
     return random_prompts(list(dict.fromkeys([*inputs.instructions, *written])), pool, count, seed)
 
 
-async def compare(records: Records, inputs: Inputs, prompts: Sequence[Prompt], ledger: Ledger, engine: Engine,
-                  seed: int) -> Seed:
+async def compare(
+    records: Records, inputs: Inputs, prompts: Sequence[Prompt], ledger: Ledger, engine: Engine, seed: int
+) -> Seed:
     """The random search over ``prompts``, then the test of what each search found, and LIPO-E before InvBO."""
     stages = {"lipo_e": records.best, "hyperband": before_invbo(records)}
     validation = await accuracies(ledger, engine, inputs, prompts, "validation")
     found = [prompts[int(np.argmax(validation))], *(scored.prompt for scored in stages.values())]
     random_test, *tests = await accuracies(ledger, engine, inputs, found, "test")
-    return Seed(seed, records.usage.calls, records.baseline.test.value, random_test=random_test,
-                random_validation=max(validation),
-                **{f"{name}_test": test for name, test in zip(stages, tests, strict=True)},
-                **{f"{name}_validation": scored.accuracy.value for name, scored in stages.items()})
+    return Seed(
+        seed,
+        records.usage.calls,
+        records.baseline.test.value,
+        random_test=random_test,
+        random_validation=max(validation),
+        **{f"{name}_test": test for name, test in zip(stages, tests, strict=True)},
+        **{f"{name}_validation": scored.accuracy.value for name, scored in stages.items()},
+    )
 
 
 def before_invbo(records: Records) -> Scored:
     """The prompt with the least error on all validation examples when InvBO began."""
-    return min((s for s in records.scored if s.origin.stage != "invbo" and s.fidelity == records.full_fidelity),
-               key=lambda s: s.observation.errors)
+    return min(
+        (s for s in records.scored if s.origin.stage != "invbo" and s.fidelity == records.full_fidelity),
+        key=lambda s: s.observation.errors,
+    )
 
 
 def difference(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float, float]:
@@ -130,11 +143,15 @@ def show(seeds: Sequence[Seed]) -> dict[str, tuple[float, float, float]]:
     for name in ("baseline", "random", "hyperband", "lipo_e"):
         values = [getattr(one, f"{name}_test") for one in seeds]
         print(f"{name:15s}" + "".join(f"{value:9.1%}" for value in values) + f"{np.mean(values):9.1%}")
-    pairs = {"LIPO-E less random search, test": ("lipo_e_test", "random_test"),
-             "InvBO's own gain over Hyperband's best, validation": ("lipo_e_validation", "hyperband_validation"),
-             "the same, test": ("lipo_e_test", "hyperband_test")}
-    result = {title: difference([getattr(one, a) for one in seeds], [getattr(one, b) for one in seeds])
-              for title, (a, b) in pairs.items()}
+    pairs = {
+        "LIPO-E less random search, test": ("lipo_e_test", "random_test"),
+        "InvBO's own gain over Hyperband's best, validation": ("lipo_e_validation", "hyperband_validation"),
+        "the same, test": ("lipo_e_test", "hyperband_test"),
+    }
+    result = {
+        title: difference([getattr(one, a) for one in seeds], [getattr(one, b) for one in seeds])
+        for title, (a, b) in pairs.items()
+    }
     for title, (mean, error, p) in result.items():
         print(f"{title}: {mean:+.1%} +- {error:.1%}, p = {p:.3f}")
     return result

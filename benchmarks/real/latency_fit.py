@@ -26,8 +26,9 @@ def fit_latency(model: ModelConfig, engine: Engine) -> Latency:
         """Seconds, prompt tokens in all, tokens of the longest answer."""
         chats = [[{"role": "user", "content": " ".join(rng.choices(WORDS, k=length))}] for _ in range(count)]
         start = time.perf_counter()
-        done = runner.run(engine.generate(chats, [Sampling(temperature=1.0, seed=i, max_tokens=tokens)
-                                                  for i in range(count)]))
+        done = runner.run(
+            engine.generate(chats, [Sampling(temperature=1.0, seed=i, max_tokens=tokens) for i in range(count)])
+        )
         seconds = time.perf_counter() - start
         return seconds, sum(c.prompt_tokens - c.cached_tokens for c in done), max(c.completion_tokens for c in done)
 

@@ -58,17 +58,22 @@ def main() -> None:
         test = examples(task.test)
         return dspy.Evaluate(devset=test, metric=metric, num_threads=THREADS, max_errors=len(test))(program).score
 
-    dspy.configure(lm=dspy.LM("openai/model", api_base=f"{arguments.url}/v1", api_key="none", temperature=0.0,
-                              max_tokens=MAX_TOKENS))
+    dspy.configure(
+        lm=dspy.LM(
+            "openai/model", api_base=f"{arguments.url}/v1", api_key="none", temperature=0.0, max_tokens=MAX_TOKENS
+        )
+    )
     student = dspy.Predict("question -> answer")
     before, paid = accuracy(student), calls(arguments.url)
     optimizer = dspy.MIPROv2(metric=metric, auto="light", num_threads=THREADS, seed=arguments.seed)
     found = optimizer.compile(student, trainset=examples(task.pool), valset=examples(task.validation))
     paid = calls(arguments.url) - paid
     print(found.signature.instructions, *found.demos, sep="\n")
-    print(f"seed {arguments.seed}: {before}% to {accuracy(found)}% of {len(task.test)} test examples, {paid} calls; "
-          f"lipo-e-ray run --profile demo --task {arguments.folder} --seed {arguments.seed} "
-          f"--max-llm-calls {paid + 2 * len(task.test)} --model MODEL")
+    print(
+        f"seed {arguments.seed}: {before}% to {accuracy(found)}% of {len(task.test)} test examples, {paid} calls; "
+        f"lipo-e-ray run --profile demo --task {arguments.folder} --seed {arguments.seed} "
+        f"--max-llm-calls {paid + 2 * len(task.test)} --model MODEL"
+    )
 
 
 if __name__ == "__main__":

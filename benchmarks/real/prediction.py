@@ -17,8 +17,9 @@ from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket
 
 
-def predict(brackets: Sequence[Bracket], overlap: int, workload: Workload, latency: Latency,
-            fit_s: float) -> dict[str, Any]:
+def predict(
+    brackets: Sequence[Bracket], overlap: int, workload: Workload, latency: Latency, fit_s: float
+) -> dict[str, Any]:
     """Seconds of both passes by ``latency``, and what they spend it on.
 
     ``bound``: of one engine that is always full, so ``single_process / bound`` is the most that a schedule can gain.
@@ -29,7 +30,13 @@ def predict(brackets: Sequence[Bracket], overlap: int, workload: Workload, laten
     job = simulate(brackets, 1, latency, costs, overlap, workload)
     one_by_one, steps = simulate_one_by_one(brackets, latency, lambda m: 0.0, workload)
     decode = job.answer_tokens * (latency.step_s / latency.max_num_seqs + latency.token_s)
-    return {"single_process": one_by_one + fit_s, "ray": rows["tune"]["first_rung_s"] + job.makespan_s,
-            "first_rung": rows["tune"]["first_rung_s"], "bound": job.lower_bound_s, "decode": decode,
-            "prefill": job.work_s - decode, "answer_tokens": job.answer_tokens / job.evaluations,
-            "single_process_steps": [asdict(step) for step in steps]}
+    return {
+        "single_process": one_by_one + fit_s,
+        "ray": rows["tune"]["first_rung_s"] + job.makespan_s,
+        "first_rung": rows["tune"]["first_rung_s"],
+        "bound": job.lower_bound_s,
+        "decode": decode,
+        "prefill": job.work_s - decode,
+        "answer_tokens": job.answer_tokens / job.evaluations,
+        "single_process_steps": [asdict(step) for step in steps],
+    }

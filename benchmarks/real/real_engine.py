@@ -61,11 +61,17 @@ def task(model: ModelConfig) -> Task:
 def candidates(request: Request, pool: Sequence[Any]) -> list[Proposal]:
     """The same prompts in every process: a seed instruction and 0 to 8 exemplars each."""
     rng = random.Random(request.bracket)
-    return [Proposal(Prompt(rng.choice(SEED_INSTRUCTIONS), tuple(rng.sample(list(pool), rng.randint(0, 8)))),
-                     Origin("seed", request.stage, request.bracket)) for _ in range(request.count)]
+    return [
+        Proposal(
+            Prompt(rng.choice(SEED_INSTRUCTIONS), tuple(rng.sample(list(pool), rng.randint(0, 8)))),
+            Origin("seed", request.stage, request.bracket),
+        )
+        for _ in range(request.count)
+    ]
 
 
 # ---- what runs in processes of their own; each prints one line of JSON ----
+
 
 def one_call(model: ModelConfig, folder: Path) -> dict[str, float]:
     """Evaluations/s of one ``LLM.chat`` with all requests."""
@@ -89,8 +95,7 @@ def loop(model: ModelConfig, folder: Path) -> dict[str, float]:
         slow_result([service.evaluate.remote(prompt, "validation", EXAMPLES) for prompt in prompts], service)
         seconds = time.perf_counter() - start
         progress = ray.get(service.progress.remote())
-    return {"rate": len(prompts) * EXAMPLES / seconds,
-            "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
+    return {"rate": len(prompts) * EXAMPLES / seconds, "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
 
 
 def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
@@ -103,7 +108,7 @@ def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
 
     def evaluate(prompt: Prompt, n: int) -> Evaluation:
         before = known.setdefault(prompt.id, [])
-        examples = data.validation[len(before):n]
+        examples = data.validation[len(before) : n]
         outputs = llm.chat([render(prompt, e.question) for e in examples], params, use_tqdm=False)
         before += [metric(o.outputs[0].text, e.answer) for o, e in zip(outputs, examples, strict=True)]
         fitting.append(fit(len(known)))
@@ -114,8 +119,7 @@ def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
     fit = _fitter()
     start = time.perf_counter()
     _walk(evaluate, data)
-    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values())),
-            "fit_s": sum(fitting)}
+    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values())), "fit_s": sum(fitting)}
 
 
 def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
@@ -134,8 +138,11 @@ def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
         tune_search(hyperband, service, bo, folder)
         seconds = time.perf_counter() - start
         progress = ray.get(service.progress.remote())
-    return {"seconds": seconds, "evaluations": progress.new_calls - before,
-            "prefix_hits": progress.cached_tokens / progress.prompt_tokens}
+    return {
+        "seconds": seconds,
+        "evaluations": progress.new_calls - before,
+        "prefix_hits": progress.cached_tokens / progress.prompt_tokens,
+    }
 
 
 def latency(model: ModelConfig, folder: Path) -> dict[str, float]:
@@ -143,10 +150,12 @@ def latency(model: ModelConfig, folder: Path) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[ModelConfig, Path], dict[str, float]]] = {
-    part.__name__: part for part in (one_call, loop, single_process, by_ray, latency)}
+    part.__name__: part for part in (one_call, loop, single_process, by_ray, latency)
+}
 
 
 # ---- helpers of the parts ----
+
 
 class _Proposer:
     """Candidates as given, after as much fitting as their number takes in a real search."""
@@ -230,9 +239,23 @@ def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
 def measure(part: str, model: ModelConfig, folder: Path, **environment: str) -> dict[str, float]:
     """One part in a process of its own, with ``folder`` for its files."""
     folder.mkdir()
-    done = subprocess.run([sys.executable, "-m", "benchmarks.real.real_engine", "--part", part, "--model", model.name,
-                           "--folder", str(folder)],
-                          env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.real.real_engine",
+            "--part",
+            part,
+            "--model",
+            model.name,
+            "--folder",
+            str(folder),
+        ],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     row = json.loads(done.stdout.splitlines()[-1])
     print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     return row
@@ -256,23 +279,41 @@ def main() -> None:
 def compare(model: ModelConfig, runs: int, folder: Path) -> None:
     """Every part, ``runs`` times those that are compared; prints, and writes ``RESULTS``."""
     one_core = {} if machine()["gpus"] else {"VLLM_CPU_OMP_THREADS_BIND": "0"}
-    calls = [tuple(measure(part, model, folder / f"{part}{i}", **one_core) for part in ("one_call", "loop"))
-             for i in range(runs)]
-    passes = [tuple(measure(part, model, folder / f"{part}{i}") for part in ("single_process", "by_ray"))
-              for i in range(runs)]
-    ratios = {"loop_to_one_call": [ours["rate"] / theirs["rate"] for theirs, ours in calls],
-              "ray_to_single_process": [theirs["seconds"] / ours["seconds"] for theirs, ours in passes]}
+    calls = [
+        tuple(measure(part, model, folder / f"{part}{i}", **one_core) for part in ("one_call", "loop"))
+        for i in range(runs)
+    ]
+    passes = [
+        tuple(measure(part, model, folder / f"{part}{i}") for part in ("single_process", "by_ray")) for i in range(runs)
+    ]
+    ratios = {
+        "loop_to_one_call": [ours["rate"] / theirs["rate"] for theirs, ours in calls],
+        "ray_to_single_process": [theirs["seconds"] / ours["seconds"] for theirs, ours in passes],
+    }
     for name, values in ratios.items():
         print(f"{name}: {statistics.median(values):.2f} (bar {BARS[name]:.2f}; runs {[round(v, 2) for v in values]})")
     fitted = measure("latency", model, folder / "latency")
     fit_s = statistics.median(theirs["fit_s"] for theirs, _ in passes)
     workload = Workload(task(model), candidates, partial(RecordedEngine, folder / "by_ray0" / LEDGER))
     predicted = predict(hyperband_brackets(N, B_MIN, 2), OVERLAP, workload, Latency(**fitted), fit_s)
-    print("predicted, s: " + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items()
-                                       if name != "single_process_steps"))
+    print(
+        "predicted, s: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items() if name != "single_process_steps")
+    )
     print(f"no schedule gains more than {(predicted['single_process']) / predicted['bound']:.2f}")
-    write(RESULTS, {"model": model.name, "dtype": model.dtype, "ratios": ratios, "bars": BARS, "latency": fitted,
-                    "predicted": predicted, "loop_and_one_call": calls, "single_process_and_ray": passes})
+    write(
+        RESULTS,
+        {
+            "model": model.name,
+            "dtype": model.dtype,
+            "ratios": ratios,
+            "bars": BARS,
+            "latency": fitted,
+            "predicted": predicted,
+            "loop_and_one_call": calls,
+            "single_process_and_ray": passes,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -103,8 +103,11 @@ class DeepKernelGP:
 
 
 def _shapes(e: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    widths = {"inst": (e, *LAYERS["inst"]), "ex": (e, *LAYERS["ex"]),
-              "join": (LAYERS["inst"][-1] + LAYERS["ex"][-1], *LAYERS["join"])}
+    widths = {
+        "inst": (e, *LAYERS["inst"]),
+        "ex": (e, *LAYERS["ex"]),
+        "join": (LAYERS["inst"][-1] + LAYERS["ex"][-1], *LAYERS["join"]),
+    }
     for network, sizes in widths.items():
         for i, (before, after) in enumerate(itertools.pairwise(sizes)):
             yield f"{network}.{i}.weight", (before, after)
@@ -127,8 +130,9 @@ def _forward(p: dict[str, np.ndarray], network: str, x: np.ndarray) -> list[np.n
     return values
 
 
-def _backward(p: dict[str, np.ndarray], g: dict[str, np.ndarray], network: str, values: list[np.ndarray],
-              by_out: np.ndarray) -> np.ndarray:
+def _backward(
+    p: dict[str, np.ndarray], g: dict[str, np.ndarray], network: str, values: list[np.ndarray], by_out: np.ndarray
+) -> np.ndarray:
     """Writes the layers' gradients into ``g``; returns the one by the network's input, of "join" alone."""
     for i in reversed(range(len(LAYERS[network]))):
         if _rectified(network, i):

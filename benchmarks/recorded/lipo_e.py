@@ -29,8 +29,15 @@ from lipo_e_ray.types import Prompt
 
 def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
     """The demo's VAE on the table's own texts, kept in ``folder``."""
-    return fit_latent(TableEncoder(table), table.grid.instructions, table.task.pool, PROFILES["demo"].vae, 0,
-                      folder / table.grid.name, 8)
+    return fit_latent(
+        TableEncoder(table),
+        table.grid.instructions,
+        table.task.pool,
+        PROFILES["demo"].vae,
+        0,
+        folder / table.grid.name,
+        8,
+    )
 
 
 class ProductGP(JointPromptGP):
@@ -62,8 +69,12 @@ class EqualNoiseGP(JointPromptGP):
     """Every measurement as noisy as the mean of them, whatever it was made on."""
 
     def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
-        return super()._build(z, mean, torch.full_like(variance, float(variance.mean())),
-                              torch.full_like(shared, float(shared.diagonal().mean())))
+        return super()._build(
+            z,
+            mean,
+            torch.full_like(variance, float(variance.mean())),
+            torch.full_like(shared, float(shared.diagonal().mean())),
+        )
 
 
 class OneFidelityGP(JointPromptGP):
@@ -115,10 +126,24 @@ VARIANTS: dict[str, Variant] = {
 def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> None:
     """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA),
-                       proposal=ProposalConfig(random_fraction=variant.random))
+    config = RunConfig(
+        seed=seed,
+        hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA),
+        proposal=ProposalConfig(random_fraction=variant.random),
+    )
     used = RawSpace(table) if variant.raw else space
-    proposer = Proposer(table.task, config, dict.fromkeys(table.grid.instructions, "file"), lambda: (used, None),
-                        table.prompts, variant.make_gp)
-    run_search(Hyperband(passes(oracle.n), seed, overlap=variant.overlap), proposer.propose, oracle.evaluate,
-               lambda *_: None, lambda _: None)
+    proposer = Proposer(
+        table.task,
+        config,
+        dict.fromkeys(table.grid.instructions, "file"),
+        lambda: (used, None),
+        table.prompts,
+        variant.make_gp,
+    )
+    run_search(
+        Hyperband(passes(oracle.n), seed, overlap=variant.overlap),
+        proposer.propose,
+        oracle.evaluate,
+        lambda *_: None,
+        lambda _: None,
+    )

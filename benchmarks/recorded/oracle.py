@@ -63,6 +63,8 @@ def normalised(table: OutcomeTable, trace: Sequence[tuple[int, int]], calls: flo
     chosen = [prompt for paid, prompt in trace if paid <= calls]
     if not chosen:
         return 1.0, 1.0
-    validation, test = ((errors[chosen[-1]] - errors.min()) / (errors.max() - errors.min())
-                        for errors in (table.validation_error, table.test_error))
+    validation, test = (
+        (errors[chosen[-1]] - errors.min()) / (errors.max() - errors.min())
+        for errors in (table.validation_error, table.test_error)
+    )
     return float(validation), float(test)

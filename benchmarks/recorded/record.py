@@ -38,8 +38,9 @@ REPORT_S = 30.0
 
 def grid_prompts(grid: Grid, task: Task) -> list[Prompt]:
     """Instruction by instruction, as in ``OutcomeTable.prompts``."""
-    return [Prompt(text, tuple(task.pool[j] for j in chosen))
-            for text in grid.instructions for chosen in grid.exemplar_sets]
+    return [
+        Prompt(text, tuple(task.pool[j] for j in chosen)) for text in grid.instructions for chosen in grid.exemplar_sets
+    ]
 
 
 def unrecorded(ledger: Ledger, prompts: Sequence[Prompt], task: Task) -> Iterator[tuple[Prompt, str, list[Example]]]:
@@ -49,7 +50,7 @@ def unrecorded(ledger: Ledger, prompts: Sequence[Prompt], task: Task) -> Iterato
         for split, examples in (("validation", task.validation), ("test", task.test)):
             left = [example for example in examples if example.id not in known]
             for start in range(0, len(left), CHUNK):
-                yield prompt, split, left[start:start + CHUNK]
+                yield prompt, split, left[start : start + CHUNK]
 
 
 async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task: Task, at_once: int = 64) -> None:
@@ -74,8 +75,10 @@ async def record(ledger: Ledger, engine: Engine, prompts: Sequence[Prompt], task
             now = time.monotonic()
             if now - reported > REPORT_S or done == total:
                 reported, rate = now, done / (now - start)
-                print(f"{done:,} of {total:,} answers, {rate:.1f}/s, {(total - done) / rate / 60:.0f} min left",
-                      flush=True)
+                print(
+                    f"{done:,} of {total:,} answers, {rate:.1f}/s, {(total - done) / rate / 60:.0f} min left",
+                    flush=True,
+                )
 
     async with asyncio.TaskGroup() as group:
         for _ in range(math.ceil(AHEAD * at_once / CHUNK)):
@@ -90,8 +93,10 @@ def take_over(table: OutcomeTable, ledger: Ledger, grid: Grid, fingerprints: Fin
     common = min(len(table.grid.instructions), len(grid.instructions))
     theirs, ours = (replace(one, instructions=one.instructions[:common]) for one in (table.grid, grid))
     if (theirs, table.fingerprints) != (ours, fingerprints):
-        raise InputError(f"{grid.name}: expected the table that is there to have the same grid, model, dtype, template "
-                         "and sampling as this recording, it has not; move the table away to record another")
+        raise InputError(
+            f"{grid.name}: expected the table that is there to have the same grid, model, dtype, template "
+            "and sampling as this recording, it has not; move the table away to record another"
+        )
     for stand_in, prompt in zip(table.prompts, grid_prompts(ours, task), strict=False):  # instruction by instruction
         known = ledger.outcomes(prompt.id)
         told = iter(table.outcomes(stand_in.id).values())
@@ -108,16 +113,27 @@ def make_table(ledger: Ledger, grid: Grid, task: Task, encoder: TextEncoder) -> 
     for prompt in grid_prompts(grid, task):
         known = ledger.outcomes(prompt.id)
         if missing := sum(example.id not in known for example in examples):
-            raise InputError(f"{grid.name}: expected {len(examples)} answers to each prompt, {missing} of one are "
-                             "missing; run the same command again")
+            raise InputError(
+                f"{grid.name}: expected {len(examples)} answers to each prompt, {missing} of one are "
+                "missing; run the same command again"
+            )
         statuses.append([known[example.id].status for example in examples])
     shape = (len(grid.instructions), len(grid.exemplar_sets), len(examples))
-    correct, unparseable = (np.array([[s is wanted for s in row] for row in statuses]).reshape(shape)
-                            for wanted in (Status.CORRECT, Status.UNPARSEABLE))
+    correct, unparseable = (
+        np.array([[s is wanted for s in row] for row in statuses]).reshape(shape)
+        for wanted in (Status.CORRECT, Status.UNPARSEABLE)
+    )
     texts = [example_text(example) for example in task.pool]
     sets = ["\n\n".join(texts[j] for j in chosen) for chosen in grid.exemplar_sets]
-    return OutcomeTable(grid, ledger.fingerprints, correct, ~unparseable, encoder.encode(grid.instructions),
-                        encoder.encode(texts), encoder.encode(sets))
+    return OutcomeTable(
+        grid,
+        ledger.fingerprints,
+        correct,
+        ~unparseable,
+        encoder.encode(grid.instructions),
+        encoder.encode(texts),
+        encoder.encode(sets),
+    )
 
 
 def record_grid(name: str, instructions: int | None, data: Path, work: Path, model: ModelConfig, folder: Path) -> Path:
@@ -155,13 +171,24 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs") / "tables", help="folder of the ledgers")
     parser.add_argument("--model", default=PROFILES["demo"].model.name, help="embedded, a folder, or a hub id")
     parser.add_argument("--instructions", type=int, help="only the first so many of the grid")
-    parser.add_argument("--dtype", default=fast_dtype(),
-                        help="a table has one; default: the one this machine is fast with")
-    parser.add_argument("--max-num-seqs", type=int, default=PROFILES["demo"].model.max_num_seqs,
-                        help="answers the engine computes at once; a GPU: 256")
+    parser.add_argument(
+        "--dtype", default=fast_dtype(), help="a table has one; default: the one this machine is fast with"
+    )
+    parser.add_argument(
+        "--max-num-seqs",
+        type=int,
+        default=PROFILES["demo"].model.max_num_seqs,
+        help="answers the engine computes at once; a GPU: 256",
+    )
     arguments = parser.parse_args()
-    model = replace(PROFILES["demo"].model, name=arguments.model, max_tokens=RECIPES[arguments.grid].max_tokens,
-                    max_model_len=4096, max_num_seqs=arguments.max_num_seqs, dtype=arguments.dtype)
+    model = replace(
+        PROFILES["demo"].model,
+        name=arguments.model,
+        max_tokens=RECIPES[arguments.grid].max_tokens,
+        max_model_len=4096,
+        max_num_seqs=arguments.max_num_seqs,
+        dtype=arguments.dtype,
+    )
     try:
         path = record_grid(arguments.grid, arguments.instructions, arguments.data, arguments.work, model, FOLDER)
         print(f"written: {path}")

@@ -41,14 +41,15 @@ def successive_halving(oracle: Oracle, seed: int) -> None:
     Where the budget is too small for one example per prompt and round, the pool is a random part of all prompts. What
     is left at the end goes into a full evaluation of the last survivors.
     """
-    size = next(k for k in range(len(oracle.table.prompts), 0, -1)
-                if k == 1 or k * math.ceil(math.log2(k)) <= oracle.budget)
+    size = next(
+        k for k in range(len(oracle.table.prompts), 0, -1) if k == 1 or k * math.ceil(math.log2(k)) <= oracle.budget
+    )
     alive = [int(i) for i in np.random.default_rng(seed).permutation(len(oracle.table.prompts))[:size]]
     rounds, seen = max(1, math.ceil(math.log2(size))), 0
     for _ in range(rounds):
         seen = min(oracle.n, seen + max(1, oracle.budget // rounds // len(alive)))
         alive.sort(key=lambda prompt: oracle.errors(prompt, seen))  # stable: ties in random order
-        alive = alive[:max(1, len(alive) // 2)]
+        alive = alive[: max(1, len(alive) // 2)]
     oracle.errors(alive[0], oracle.n)
 
 
@@ -63,8 +64,10 @@ def hyperband_random(oracle: Oracle, seed: int) -> None:
     order = iter(np.random.default_rng(seed).permutation(len(oracle.table.prompts)))
 
     def propose(request: Request) -> list[Proposal]:
-        return [Proposal(oracle.table.prompts[i], Origin("seed", request.stage, request.bracket))
-                for i, _ in zip(order, range(request.count), strict=False)]
+        return [
+            Proposal(oracle.table.prompts[i], Origin("seed", request.stage, request.bracket))
+            for i, _ in zip(order, range(request.count), strict=False)
+        ]
 
     run_search(Hyperband(passes(oracle.n), seed, overlap=0), propose, oracle.evaluate, lambda *_: None, lambda _: None)
 
@@ -102,8 +105,9 @@ def hdbo(oracle: Oracle, seed: int) -> None:
             chosen = order[step]
         else:
             y = -torch.tensor(errors, dtype=torch.float64)[:, None]  # botorch maximises
-            model = SingleTaskGP(x[asked], y, input_transform=Normalize(x.shape[1], bounds=_bounds(x)),
-                                 outcome_transform=Standardize(1))
+            model = SingleTaskGP(
+                x[asked], y, input_transform=Normalize(x.shape[1], bounds=_bounds(x)), outcome_transform=Standardize(1)
+            )
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
             with torch.no_grad():
                 value = LogExpectedImprovement(model, best_f=y.max())(x[:, None])

@@ -33,8 +33,13 @@ from lipo_e_ray.report.statistics import Z95
 RESULTS = Path(__file__).parents[1] / "results"
 PLOT = Path(__file__).parents[2] / "docs" / "search_quality.png"
 RIVALS: dict[str, Callable[[Oracle, int], None]] = {
-    "random search": random_search, "TRIPLE-SH": successive_halving, "Hyperband": hyperband_random, "HDBO": hdbo,
-    "TPE": tpe, "HbBoPs": hbbops}
+    "random search": random_search,
+    "TRIPLE-SH": successive_halving,
+    "Hyperband": hyperband_random,
+    "HDBO": hdbo,
+    "TPE": tpe,
+    "HbBoPs": hbbops,
+}
 SHARES = (0.25, 0.5, 1.0)  # of the budget
 BY_BUDGET = {"TRIPLE-SH"}  # a search that plans for its whole budget: one for each share
 CURVE = np.linspace(0, 1, 51)[1:]
@@ -77,12 +82,16 @@ def search(job: Job, tables: Path, folder: Path) -> np.ndarray:
 def whole_tables(folder: Path) -> list[str]:
     """Names of the tables with every instruction of their grid: of a smaller one, the budget asks too large a part."""
     names = sorted(path.stem for path in folder.glob("*.safetensors"))
-    return [name for name in names if name not in RECIPES or _table(
-        folder / f"{name}.safetensors").grid.instructions == RECIPES[name].instructions]
+    return [
+        name
+        for name in names
+        if name not in RECIPES or _table(folder / f"{name}.safetensors").grid.instructions == RECIPES[name].instructions
+    ]
 
 
-def compare(tables: Path, names: Sequence[str], methods: Sequence[str], seeds: int,
-            processes: int) -> dict[str, np.ndarray]:
+def compare(
+    tables: Path, names: Sequence[str], methods: Sequence[str], seeds: int, processes: int
+) -> dict[str, np.ndarray]:
     """Method -> (tables, seeds, 2, 50)."""
     jobs = [(name, method, seed) for name in names for method in methods for seed in range(seeds)]
     context = multiprocessing.get_context("spawn")
@@ -95,8 +104,9 @@ def compare(tables: Path, names: Sequence[str], methods: Sequence[str], seeds: i
             found[job] = curve
             if job[2] == seeds - 1:
                 print(f"{job[0]}: {job[1]} done", flush=True)
-    return {method: np.array([[found[name, method, seed] for seed in range(seeds)] for name in names])
-            for method in methods}
+    return {
+        method: np.array([[found[name, method, seed] for seed in range(seeds)] for name in names]) for method in methods
+    }
 
 
 def _one_thread() -> None:
@@ -134,10 +144,19 @@ def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
             both = at(of_method, share).reshape(-1, 2)
             mean, error = both.mean(0), both.std(0, ddof=1) / len(both) ** 0.5
             ours, theirs = (at(one, share)[..., 1].ravel() for one in (curves[LIPO_E], of_method))
-            result.append({"method": method, "share": share, "validation": mean[0], "validation_se": error[0],
-                           "test": mean[1], "test_se": error[1], "higher": (theirs - ours).mean(),
-                           "interval": Z95 * (theirs - ours).std(ddof=1) / len(ours) ** 0.5,
-                           "p": p_value(ours, theirs)})
+            result.append(
+                {
+                    "method": method,
+                    "share": share,
+                    "validation": mean[0],
+                    "validation_se": error[0],
+                    "test": mean[1],
+                    "test_se": error[1],
+                    "higher": (theirs - ours).mean(),
+                    "interval": Z95 * (theirs - ours).std(ddof=1) / len(ours) ** 0.5,
+                    "p": p_value(ours, theirs),
+                }
+            )
     return result
 
 
@@ -146,8 +165,9 @@ def show(table: Sequence[dict]) -> None:
     print(f"{'normalised test error':26s}" + "".join(f"{share:>24.2f}" for share in SHARES))
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
-        print(f"{method:26s}" + "".join(
-            f"   {row['test']:.3f} +- {row['test_se']:.3f} p={row['p']:.0e}" for row in cells))
+        print(
+            f"{method:26s}" + "".join(f"   {row['test']:.3f} +- {row['test_se']:.3f} p={row['p']:.0e}" for row in cells)
+        )
     print("test error less LIPO-E's, with its 95% interval")
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
@@ -155,8 +175,10 @@ def show(table: Sequence[dict]) -> None:
     print("normalised validation error")
     for method in dict.fromkeys(row["method"] for row in table):
         cells = [row for row in table if row["method"] == method]
-        print(f"{method:26s}" + "".join(f"   {row['validation']:.3f} +- {row['validation_se']:.3f}{'':8s}"
-                                        for row in cells))
+        print(
+            f"{method:26s}"
+            + "".join(f"   {row['validation']:.3f} +- {row['validation_se']:.3f}{'':8s}" for row in cells)
+        )
 
 
 def plot(curves: dict[str, np.ndarray]) -> None:
@@ -167,10 +189,18 @@ def plot(curves: dict[str, np.ndarray]) -> None:
     axes = figure.add_subplot()
     for method in (*RIVALS, LIPO_E):
         mean = curves[method].mean((0, 1))[1]
-        axes.plot(CURVE * FULL_EVALUATIONS, mean, label=method, linewidth=2.5 if method == LIPO_E else 1.2,
-                  color="black" if method == LIPO_E else None)
-    axes.set(xlabel="LLM calls, in evaluations of one prompt on all validation examples",
-             ylabel="normalised test error", ylim=(0, 0.6))
+        axes.plot(
+            CURVE * FULL_EVALUATIONS,
+            mean,
+            label=method,
+            linewidth=2.5 if method == LIPO_E else 1.2,
+            color="black" if method == LIPO_E else None,
+        )
+    axes.set(
+        xlabel="LLM calls, in evaluations of one prompt on all validation examples",
+        ylabel="normalised test error",
+        ylim=(0, 0.6),
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(PLOT, dpi=150)
@@ -191,8 +221,10 @@ def main() -> None:
     show(table)
     if not arguments.parts:
         plot(curves)
-    write(RESULTS / ("search_parts.json" if arguments.parts else "search_quality.json"),
-          {"tables": names, "seeds": arguments.seeds, "full_evaluations": FULL_EVALUATIONS, "rows": table})
+    write(
+        RESULTS / ("search_parts.json" if arguments.parts else "search_quality.json"),
+        {"tables": names, "seeds": arguments.seeds, "full_evaluations": FULL_EVALUATIONS, "rows": table},
+    )
 
 
 if __name__ == "__main__":

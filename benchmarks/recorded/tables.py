@@ -61,11 +61,17 @@ class OutcomeTable:
         """One file of bits and halves, its texts in the header."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.grid.name}.safetensors"
-        save_file({"correct": np.packbits(self.correct, axis=-1), "parsed": np.packbits(self.parsed, axis=-1),
-                   "instruction_embeddings": self.instruction_embeddings.astype(np.float16),
-                   "pool_embeddings": self.pool_embeddings.astype(np.float16),
-                   "set_embeddings": self.set_embeddings.astype(np.float16)}, path,
-                  {"grid": json.dumps(asdict(self.grid)), "fingerprints": json.dumps(asdict(self.fingerprints))})
+        save_file(
+            {
+                "correct": np.packbits(self.correct, axis=-1),
+                "parsed": np.packbits(self.parsed, axis=-1),
+                "instruction_embeddings": self.instruction_embeddings.astype(np.float16),
+                "pool_embeddings": self.pool_embeddings.astype(np.float16),
+                "set_embeddings": self.set_embeddings.astype(np.float16),
+            },
+            path,
+            {"grid": json.dumps(asdict(self.grid)), "fingerprints": json.dumps(asdict(self.fingerprints))},
+        )
         return path
 
     @classmethod
@@ -74,8 +80,10 @@ class OutcomeTable:
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
             header = file.metadata()
         raw = json.loads(header["grid"])
-        grid = Grid(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-                    | {"exemplar_sets": tuple(map(tuple, raw["exemplar_sets"]))})
+        grid = Grid(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+            | {"exemplar_sets": tuple(map(tuple, raw["exemplar_sets"]))}
+        )
         n = len(grid.validation) + len(grid.test)
         bits = {name: np.unpackbits(values[name], axis=-1, count=n).astype(bool) for name in ("correct", "parsed")}
         embeddings = {name: value.astype(np.float32) for name, value in values.items() if name not in bits}
@@ -86,8 +94,10 @@ class OutcomeTable:
     @cached_property
     def task(self) -> Task:
         """Stand-ins in the place of the examples; the prompts of the grid are ``prompts``."""
-        pool, validation, test = (tuple(Example(example_id, "?") for example_id in ids)
-                                  for ids in (self.grid.pool, self.grid.validation, self.grid.test))
+        pool, validation, test = (
+            tuple(Example(example_id, "?") for example_id in ids)
+            for ids in (self.grid.pool, self.grid.validation, self.grid.test)
+        )
         return Task(self.grid.name, pool, validation, test, "text")
 
     @cached_property
@@ -107,7 +117,7 @@ class OutcomeTable:
     @cached_property
     def _errors(self) -> np.ndarray:
         """(i * s, n + 1): errors on the first so many validation examples."""
-        wrong = ~self.correct.reshape(len(self.prompts), -1)[:, :len(self.grid.validation)]
+        wrong = ~self.correct.reshape(len(self.prompts), -1)[:, : len(self.grid.validation)]
         return np.pad(wrong.cumsum(1), ((0, 0), (1, 0)))
 
     def observe(self, prompt: Prompt, n: int) -> Observation:
@@ -124,7 +134,7 @@ class OutcomeTable:
     @cached_property
     def test_error(self) -> np.ndarray:
         """(i * s,) error rates on all test examples."""
-        return 1 - self.correct.reshape(len(self.prompts), -1)[:, len(self.grid.validation):].mean(1)
+        return 1 - self.correct.reshape(len(self.prompts), -1)[:, len(self.grid.validation) :].mean(1)
 
     # ---- as recorded answers: see ``engine.replay.Recorded`` ----
 
@@ -134,11 +144,15 @@ class OutcomeTable:
             return {}
         row = self._places[prompt_id]
         correct, parsed = (bits.reshape(len(self.prompts), -1)[row] for bits in (self.correct, self.parsed))
-        statuses = [Status.CORRECT if c else Status.WRONG if p else Status.UNPARSEABLE
-                    for c, p in zip(correct, parsed, strict=True)]
+        statuses = [
+            Status.CORRECT if c else Status.WRONG if p else Status.UNPARSEABLE
+            for c, p in zip(correct, parsed, strict=True)
+        ]
         examples = (*self.task.validation, *self.task.test)
-        return {example.id: Outcome(prompt_id, example.id, status)
-                for example, status in zip(examples, statuses, strict=True)}
+        return {
+            example.id: Outcome(prompt_id, example.id, status)
+            for example, status in zip(examples, statuses, strict=True)
+        }
 
     def generation(self, key: str) -> Completion | None:
         """A table holds none."""

@@ -52,16 +52,18 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
     config = EnginesConfig(count=engines, num_gpus=0, num_cpus=0, in_flight=IN_FLIGHT * latency.max_num_seqs)
     with ray_session("local"), tempfile.TemporaryDirectory() as name:
         folder, ends = Path(name), []
-        service = start_service(folder / "ledger", task, SimulatedEngine().fingerprints,
-                                partial(_StampedEngine, folder, latency), config)
+        service = start_service(
+            folder / "ledger", task, SimulatedEngine().fingerprints, partial(_StampedEngine, folder, latency), config
+        )
         slow_result(service.generate.remote([[{"role": "user", "content": "start"}]], [Sampling()]), service)
         while result(service.progress.remote()).engines_ready < engines:
             time.sleep(0.1)
         bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
         ray.get(bo.actor.prepare.remote())
         start = time.time()
-        tune_search(Hyperband(brackets, 0, overlap=overlap), service, bo, folder,
-                    lambda snapshot: ends.append(time.time()))
+        tune_search(
+            Hyperband(brackets, 0, overlap=overlap), service, bo, folder, lambda snapshot: ends.append(time.time())
+        )
         first = min(path.stat().st_mtime for path in folder.glob("first-*"))
         ray.get(service.close.remote())
     return ends[-1] - first, first - start
@@ -73,8 +75,19 @@ def against_ray(latency: Latency, costs: Costs, overlap: int) -> list[dict[str, 
     for engines in ENGINES:
         simulated = simulate(brackets, engines, latency, costs, overlap)
         seconds, start_s = by_ray(brackets, engines, latency, overlap)
-        rows.append({"engines": engines, "evaluations": simulated.evaluations, "simulated_s": simulated.makespan_s,
-                     "ray_s": seconds, "ratio": seconds / simulated.makespan_s, "start_s": start_s})
-        print(f"{engines} engines, {simulated.evaluations:,} evaluations: simulated {simulated.makespan_s:.1f} s, "
-              f"by Ray {seconds:.1f} s ({rows[-1]['ratio']:.3f}), after {start_s:.1f} s until the first", flush=True)
+        rows.append(
+            {
+                "engines": engines,
+                "evaluations": simulated.evaluations,
+                "simulated_s": simulated.makespan_s,
+                "ray_s": seconds,
+                "ratio": seconds / simulated.makespan_s,
+                "start_s": start_s,
+            }
+        )
+        print(
+            f"{engines} engines, {simulated.evaluations:,} evaluations: simulated {simulated.makespan_s:.1f} s, "
+            f"by Ray {seconds:.1f} s ({rows[-1]['ratio']:.3f}), after {start_s:.1f} s until the first",
+            flush=True,
+        )
     return rows

@@ -68,6 +68,7 @@ class Job:
         The work is cheap in full batches, the path is short in empty ones. Here all work is done in batches of one
         size, on all engines, and the size is the best there is.
         """
+
         def bound(batch: int) -> float:
             work = self.work_s + self.answer_tokens * latency.step_s * (1 / batch - 1 / latency.max_num_seqs)
             slower = (latency.step_s + latency.token_s * batch) / (latency.step_s + latency.token_s)
@@ -93,16 +94,18 @@ class LocalPool:
         for number in range(engines):
             self._dispatcher.add(number, IN_FLIGHT * latency.max_num_seqs)
 
-    async def evaluate(self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None,
-                       wave: int) -> tuple[int, list[Outcome]]:
+    async def evaluate(
+        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
+    ) -> tuple[int, list[Outcome]]:
         async with self._dispatcher.turn(prompt.id, len(example_ids), wave, avoid) as number:
             await asyncio.sleep(self._request_s)
             outcomes = await self.engines[number].evaluate(prompt, [self._examples[e] for e in example_ids])
         self.outcomes[prompt.id] += outcomes
         return number, outcomes
 
-    async def generate(self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling],
-                       avoid: int | None) -> tuple[int, list[Completion]]:
+    async def generate(
+        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], avoid: int | None
+    ) -> tuple[int, list[Completion]]:
         raise AssertionError("a simulated pass generates nothing")
 
     def sizes(self) -> tuple[int, int]:
@@ -115,8 +118,14 @@ class LocalPool:
         pass
 
 
-def simulate(brackets: Sequence[Bracket], engines: int, latency: Latency, costs: Costs, overlap: int,
-             workload: Workload | None = None) -> Job:
+def simulate(
+    brackets: Sequence[Bracket],
+    engines: int,
+    latency: Latency,
+    costs: Costs,
+    overlap: int,
+    workload: Workload | None = None,
+) -> Job:
     """Walk all ``brackets`` with Ray's shape: rungs side by side, proposals beside them, engines filled by chunks."""
     workload = workload or gsm8k_like(brackets)
     rungs: list[RungResult] = []
@@ -141,8 +150,9 @@ class Step:
     seconds: float
 
 
-def simulate_one_by_one(brackets: Sequence[Bracket], latency: Latency, propose_s: Callable[[int], float],
-                        workload: Workload | None = None) -> tuple[float, list[Step]]:
+def simulate_one_by_one(
+    brackets: Sequence[Bracket], latency: Latency, propose_s: Callable[[int], float], workload: Workload | None = None
+) -> tuple[float, list[Step]]:
     """The single-process baseline: propose one candidate, ask for its answers, fit, propose the next.
 
     ``propose_s``: seconds of a fit to that many prompts and one proposal. The same candidates and promotions.
@@ -194,8 +204,9 @@ async def _drive(walk: Walk, service: EvaluationService, workload: Workload, cos
     async def evaluate(action: Evaluate) -> None:
         await asyncio.sleep(costs.rung_s)
         prompts = [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]
-        evaluations = await asyncio.gather(*(
-            service.evaluate(prompt, "validation", action.fidelity, action.wave) for prompt in prompts))
+        evaluations = await asyncio.gather(
+            *(service.evaluate(prompt, "validation", action.fidelity, action.wave) for prompt in prompts)
+        )
         walk.observe(action.bracket.index, action.rung, evaluations)
 
     while actions := walk.hyperband.actions():
@@ -209,8 +220,14 @@ async def _drive(walk: Walk, service: EvaluationService, workload: Workload, cos
         one.result()
 
 
-def _job(brackets: Sequence[Bracket], overlap: int, latency: Latency, makespan: float, pool: LocalPool,
-         rungs: Sequence[RungResult]) -> Job:
+def _job(
+    brackets: Sequence[Bracket],
+    overlap: int,
+    latency: Latency,
+    makespan: float,
+    pool: LocalPool,
+    rungs: Sequence[RungResult],
+) -> Job:
     outcomes = [outcome for of_prompt in pool.outcomes.values() for outcome in of_prompt]
     prefix = {prompt_id: max(o.cached_tokens for o in of_prompt) for prompt_id, of_prompt in pool.outcomes.items()}
     work = sum(latency.work(o.prompt_tokens - prefix[o.prompt_id], o.completion_tokens) for o in outcomes)
@@ -219,27 +236,35 @@ def _job(brackets: Sequence[Bracket], overlap: int, latency: Latency, makespan: 
     def seconds(prompt_id: str, fidelity: int, below: int) -> float:
         of_rung = sorted(pool.outcomes[prompt_id], key=lambda o: order[o.example_id])[below:fidelity]
         first = 0 if below else prefix[prompt_id]
-        return max((latency.alone(o.prompt_tokens - prefix[prompt_id] + first, o.completion_tokens) for o in of_rung),
-                   default=0.0)
+        return max(
+            (latency.alone(o.prompt_tokens - prefix[prompt_id] + first, o.completion_tokens) for o in of_rung),
+            default=0.0,
+        )
 
     order = {example_id: i for i, example_id in enumerate(pool._examples)}
     length: dict[tuple[int, int], float] = defaultdict(float)
     for r in rungs:
         below = brackets[r.bracket].rungs[r.rung - 1].fidelity if r.rung else 0
         length[r.bracket, r.rung] = max(length[r.bracket, r.rung], seconds(r.observation.prompt_id, r.fidelity, below))
-    return Job(len(pool.engines), len(outcomes), sum(o.completion_tokens for o in outcomes), makespan,
-               sum(engine.busy_s for engine in pool.engines) / (len(pool.engines) * makespan), work,
-               _critical_path(brackets, overlap, length),
-               sum(o.cached_tokens for o in outcomes) / sum(o.prompt_tokens for o in outcomes))
+    return Job(
+        len(pool.engines),
+        len(outcomes),
+        sum(o.completion_tokens for o in outcomes),
+        makespan,
+        sum(engine.busy_s for engine in pool.engines) / (len(pool.engines) * makespan),
+        work,
+        _critical_path(brackets, overlap, length),
+        sum(o.cached_tokens for o in outcomes) / sum(o.prompt_tokens for o in outcomes),
+    )
 
 
 def _critical_path(brackets: Sequence[Bracket], overlap: int, length: dict[tuple[int, int], float]) -> float:
     opened, ends = ticks(brackets, overlap), {}  # ends: when a bracket has that many rungs complete
     for k, bracket in enumerate(brackets):
-        ends[k, 0] = max((ends[j, min(len(before.rungs), opened[k] - opened[j])]
-                          for j, before in enumerate(brackets[:k])), default=0.0)
+        ends[k, 0] = max(
+            (ends[j, min(len(before.rungs), opened[k] - opened[j])] for j, before in enumerate(brackets[:k])),
+            default=0.0,
+        )
         for rung in range(len(bracket.rungs)):
             ends[k, rung + 1] = ends[k, rung] + length[k, rung]
     return max(ends.values())
-
-

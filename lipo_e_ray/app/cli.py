@@ -22,12 +22,21 @@ from lipo_e_ray.types import InputError, LipoError
 # typer carries its own click and names only this branch of its usage errors in public
 UsageError = typer.BadParameter.__base__
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Find the instruction and the exemplars with which your model errs least.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the instruction and the exemplars with which your model errs least.",
+)
 
 Profile = Annotated[str, typer.Option(help=f"Where it runs: {', '.join(PROFILES)}.")]
-TaskName = Annotated[str | None, typer.Option("--task", help=(
-    "arithmetic, gsm8k, or a folder with train.jsonl, validation.jsonl, test.jsonl of question and answer."))]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help=("arithmetic, gsm8k, or a folder with train.jsonl, validation.jsonl, test.jsonl of question and answer."),
+    ),
+]
 Model = Annotated[str | None, typer.Option(help="smollm2-135m (embedded), a folder, or a Hugging Face id.")]
 Seed = Annotated[int, typer.Option(help="Same seed and same outcomes: same run.")]
 MaxCalls = Annotated[int, typer.Option("--max-llm-calls", help="Hard limit for the search; 0: none.")]
@@ -36,21 +45,43 @@ NumInstructions = Annotated[int | None, typer.Option("--ape-num-instructions", h
 Iterations = Annotated[int | None, typer.Option("--iterations", help="InvBO iterations; 0: none.")]
 UseApe = Annotated[bool, typer.Option("--use-ape/--no-use-ape", help="Let the LLM write instructions.")]
 Instructions = Annotated[Path | None, typer.Option("--instructions", help="Your own instructions, one a line.")]
-Metric = Annotated[str | None, typer.Option(help=(
-    "How answers are judged: numeric, choice, text, or your own module:function; default: what fits the answers."))]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "How answers are judged: numeric, choice, text, or your own module:function; default: what fits the answers."
+        )
+    ),
+]
 SameMetric = Annotated[str | None, typer.Option("--metric", help="The run's own module:function, if it has one.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Engines = Annotated[int, typer.Option(help="vLLM engines; 0: one per GPU that the cluster has or gets.")]
 TensorParallel = Annotated[int, typer.Option("--tensor-parallel", help="GPUs per engine.")]
-Address = Annotated[str | None, typer.Option(help=(
-    "The Ray to run on. local: one of its own; auto: the one running here; host:port, from a node of that cluster; "
-    "ray://host:port, from anywhere. Default: RAY_ADDRESS, else local."))]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "The Ray to run on. local: one of its own; auto: the one running here; host:port, from a node of that cluster; "
+            "ray://host:port, from anywhere. Default: RAY_ADDRESS, else local."
+        )
+    ),
+]
 
 
 def configure(
-    profile: str, task: str | None, model: str | None, seed: int, max_llm_calls: int, qa_pool_size: int | None,
-    ape_num_instructions: int | None, iterations: int | None, use_ape: bool, instructions: Path | None,
-    engines: int = 0, tensor_parallel: int = 1, metric: str | None = None,
+    profile: str,
+    task: str | None,
+    model: str | None,
+    seed: int,
+    max_llm_calls: int,
+    qa_pool_size: int | None,
+    ape_num_instructions: int | None,
+    iterations: int | None,
+    use_ape: bool,
+    instructions: Path | None,
+    engines: int = 0,
+    tensor_parallel: int = 1,
+    metric: str | None = None,
 ) -> RunConfig:
     """The profile with what the flags change; the demo's numbers are of a kind its CPU is fast with. Raises
     ``InputError``."""
@@ -60,7 +91,10 @@ def configure(
     dtype = fast_dtype() if profile == "demo" else base.model.dtype
     given = {"name": task, "pool_size": qa_pool_size, "metric": metric}
     return replace(
-        base, seed=seed, max_llm_calls=max_llm_calls, engines=engines,
+        base,
+        seed=seed,
+        max_llm_calls=max_llm_calls,
+        engines=engines,
         instructions_file=os.path.realpath(instructions) if instructions else "",
         task=replace(base.task, **{key: value for key, value in given.items() if value is not None}),
         model=replace(base.model, name=model or base.model.name, dtype=dtype, tensor_parallel=tensor_parallel),
@@ -77,15 +111,38 @@ def default_output(config: RunConfig) -> Path:
 
 @app.command()
 def run(
-    profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
-    qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
-    use_ape: UseApe = True, instructions: Instructions = None, engines: Engines = 0,
-    tensor_parallel: TensorParallel = 1, address: Address = None, metric: Metric = None,
+    profile: Profile = "l40s",
+    task: TaskName = None,
+    model: Model = None,
+    seed: Seed = 0,
+    max_llm_calls: MaxCalls = 0,
+    qa_pool_size: PoolSize = None,
+    ape_num_instructions: NumInstructions = None,
+    iterations: Iterations = None,
+    use_ape: UseApe = True,
+    instructions: Instructions = None,
+    engines: Engines = 0,
+    tensor_parallel: TensorParallel = 1,
+    address: Address = None,
+    metric: Metric = None,
     output: Annotated[Path | None, typer.Option(help="The run folder; default runs/TASK-MODEL-seedN.")] = None,
 ) -> None:
     """Search for the best prompt; the same command again continues where it stopped."""
-    config = configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
-                       use_ape, instructions, engines, tensor_parallel, metric)
+    config = configure(
+        profile,
+        task,
+        model,
+        seed,
+        max_llm_calls,
+        qa_pool_size,
+        ape_num_instructions,
+        iterations,
+        use_ape,
+        instructions,
+        engines,
+        tensor_parallel,
+        metric,
+    )
     folder = output or default_output(config)
     # On a cluster `run` is `resume`: the folder there has the config.
     here = _enter(address, folder, "resume", *_named(metric), config=config)
@@ -96,16 +153,37 @@ def run(
 
 @app.command()
 def plan(
-    profile: Profile = "l40s", task: TaskName = None, model: Model = None, seed: Seed = 0, max_llm_calls: MaxCalls = 0,
-    qa_pool_size: PoolSize = None, ape_num_instructions: NumInstructions = None, iterations: Iterations = None,
-    use_ape: UseApe = True, instructions: Instructions = None, metric: Metric = None,
+    profile: Profile = "l40s",
+    task: TaskName = None,
+    model: Model = None,
+    seed: Seed = 0,
+    max_llm_calls: MaxCalls = 0,
+    qa_pool_size: PoolSize = None,
+    ape_num_instructions: NumInstructions = None,
+    iterations: Iterations = None,
+    use_ape: UseApe = True,
+    instructions: Instructions = None,
+    metric: Metric = None,
 ) -> None:
     """Show the schedule and its cost in LLM calls, tokens and time; nothing is paid."""
     from lipo_e_ray.app.plan import print_plan
 
     check_install()
-    print_plan(configure(profile, task, model, seed, max_llm_calls, qa_pool_size, ape_num_instructions, iterations,
-                         use_ape, instructions, metric=metric))
+    print_plan(
+        configure(
+            profile,
+            task,
+            model,
+            seed,
+            max_llm_calls,
+            qa_pool_size,
+            ape_num_instructions,
+            iterations,
+            use_ape,
+            instructions,
+            metric=metric,
+        )
+    )
 
 
 @app.command()
@@ -128,7 +206,9 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def evaluate(
-    folder: Folder, split: Annotated[str, typer.Option(help="validation or test.")] = "test", address: Address = None,
+    folder: Folder,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    address: Address = None,
     metric: SameMetric = None,
 ) -> None:
     """Measure the best prompt on a whole split; what the ledger knows is not asked again."""
@@ -159,8 +239,10 @@ def _enter(address: str | None, folder: Path, command: str, *options: str, confi
     if where.startswith(CLIENT):
         sys.exit(run_remotely(where, folder, command, list(options), config))
     if cluster:
-        raise InputError(f"--address {where}: this run lies on the cluster at {cluster}; leave --address away, or give "
-                         "its new ray:// address")
+        raise InputError(
+            f"--address {where}: this run lies on the cluster at {cluster}; leave --address away, or give "
+            "its new ray:// address"
+        )
     return where
 
 

@@ -39,8 +39,10 @@ class Snapshot:
     def position(self) -> str:
         walk = self.walk
         more = f" (+{walk.open - 1})" if walk.open > 1 else ""
-        return (f"{walk.stage} | bracket {walk.bracket + 1}/{walk.brackets}{more} | rung {walk.rung + 1}/{walk.rungs} "
-                f"({walk.fidelity} examples)")
+        return (
+            f"{walk.stage} | bracket {walk.bracket + 1}/{walk.brackets}{more} | rung {walk.rung + 1}/{walk.rungs} "
+            f"({walk.fidelity} examples)"
+        )
 
     @property
     def seconds_left(self) -> float | None:
@@ -77,8 +79,9 @@ class Display:
     last state when nothing was written for ``heartbeat`` seconds, so that a log never looks dead.
     """
 
-    def __init__(self, console: Console | None = None, heartbeat: float = HEARTBEAT_S,
-                 now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, heartbeat: float = HEARTBEAT_S, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console or Console()
         self._heartbeat = heartbeat
         self._now = now
@@ -155,8 +158,10 @@ class Display:
         grid = Table.grid(padding=(0, 2))
         if (snapshot := self._snapshot) is not None:
             grid.add_row(Text("search", style="dim"), Text(snapshot.position))
-            grid.add_row(Text("progress", style="dim"),
-                         ProgressBar(total=max(snapshot.walk.planned, 1), completed=snapshot.done, width=40))
+            grid.add_row(
+                Text("progress", style="dim"),
+                ProgressBar(total=max(snapshot.walk.planned, 1), completed=snapshot.done, width=40),
+            )
             for name, value in snapshot.facts().items():
                 grid.add_row(Text(name, style="dim"), Text(value, style="bold" if name == "best" else ""))
         if self._waiting:

@@ -30,8 +30,10 @@ def check_install() -> None:
         return
     foreign = [f"{name} {version}" for name in _COMPANIONS if (version := _version(name)) and "+cpu" not in version]
     if foreign:
-        raise InputError(f"torch {torch} beside CUDA builds ({', '.join(foreign)}) cannot load text models; "
-                         f"run: pip uninstall -y {' '.join(_COMPANIONS)}")
+        raise InputError(
+            f"torch {torch} beside CUDA builds ({', '.join(foreign)}) cannot load text models; "
+            f"run: pip uninstall -y {' '.join(_COMPANIONS)}"
+        )
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     """The run's parts in order. InvBO's gate and prompts met twice make a real run cheaper."""
     items = []
     if config.ape.use:
-        items.append(Item("APE", f"~{config.ape.num_instructions} instructions",
-                          round(config.ape.num_instructions / APE_YIELD)))
+        items.append(
+            Item("APE", f"~{config.ape.num_instructions} instructions", round(config.ape.num_instructions / APE_YIELD))
+        )
     brackets = plan_brackets(config, len(inputs.task.validation), len(inputs.instructions))
     invbo = [bracket for bracket in brackets if bracket.stage == "invbo"]
     for bracket in brackets:
@@ -46,8 +47,13 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     if invbo:
         rungs = ", ".join(f"{r.size} x {r.fidelity}" for r in invbo[0].rungs)
         items.append(Item(f"InvBO, {len(invbo)} iterations", f"each: {rungs}", sum(b.cost() for b in invbo)))
-        items.append(Item("InvBO's rewriting", f"up to {MAX_REQUESTS} requests a candidate",
-                          len(invbo) * config.invbo.q * MAX_REQUESTS))
+        items.append(
+            Item(
+                "InvBO's rewriting",
+                f"up to {MAX_REQUESTS} requests a candidate",
+                len(invbo) * config.invbo.q * MAX_REQUESTS,
+            )
+        )
     items.append(Item("test", f"2 x {len(inputs.task.test)}", 2 * len(inputs.task.test)))
     return items
 
@@ -78,13 +84,16 @@ def print_plan(config: RunConfig, engine: EngineSpec | None = None) -> None:
     calls = sum(item.calls for item in items)
     if config.max_llm_calls:
         calls = min(calls, config.max_llm_calls)
-    table.add_row("all", f"--max-llm-calls {config.max_llm_calls:,}" if config.max_llm_calls else "", f"{calls:,}",
-                  style="bold")
+    table.add_row(
+        "all", f"--max-llm-calls {config.max_llm_calls:,}" if config.max_llm_calls else "", f"{calls:,}", style="bold"
+    )
     console.print(table)
     prompt = tokens_per_call(config, inputs)
-    console.print(f"tokens: ~{prompt:,.0f} a prompt, {calls * prompt / 1e6:,.1f} M in all before prefix caching; "
-                  f"answers up to {config.model.max_tokens} tokens, {calls * config.model.max_tokens / 1e6:,.1f} M "
-                  "at most")
+    console.print(
+        f"tokens: ~{prompt:,.0f} a prompt, {calls * prompt / 1e6:,.1f} M in all before prefix caching; "
+        f"answers up to {config.model.max_tokens} tokens, {calls * config.model.max_tokens / 1e6:,.1f} M "
+        "at most"
+    )
     console.print(f"time: {_time(config, calls)}")
 
 
@@ -93,5 +102,6 @@ def _time(config: RunConfig, calls: int) -> str:
     rates = CPU_RATES.get(config.model.dtype)
     if rates and config.model.name == PROFILES["demo"].model.name:
         return "two cores without a GPU take " + ", ".join(
-            f"~{clock(calls / rate)} with {part} ({rate:.3g} calls/s)" for part, rate in rates.items())
+            f"~{clock(calls / rate)} with {part} ({rate:.3g} calls/s)" for part, rate in rates.items()
+        )
     return f"{clock(calls / 10)} at 10 calls/s, {clock(calls / 100)} at 100 calls/s; the run shows your speed"

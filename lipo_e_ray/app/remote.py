@@ -64,8 +64,14 @@ class Driver:
         for name in ("RAY_JOB_ID", "RAY_RAYLET_PID"):  # they mark a worker of Ray
             environment.pop(name, None)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", PROCESS, *arguments], env=environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            [sys.executable, "-m", PROCESS, *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def line(self) -> str:
         """The next line the process prints; empty after the last."""
@@ -95,9 +101,11 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
     files = shipped(config) if config else {}
     name = _name(folder, address, new=config is not None)
     with signals_interrupt(), _client(address):
-        driver = ray.remote(Driver).options(
-            num_cpus=0, max_concurrency=2, resources={"node:__internal_head__": 0.001},
-        ).remote(name, lipo_e_ray.__version__)
+        driver = (
+            ray.remote(Driver)
+            .options(num_cpus=0, max_concurrency=2, resources={"node:__internal_head__": 0.001})
+            .remote(name, lipo_e_ray.__version__)
+        )
         try:
             there = result(driver.folder.remote(), "the driver on the head node")
             if config:
@@ -105,8 +113,10 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
             result(driver.start.remote([command, there, *options]), "the start on the head node")
             return _follow(driver, there, folder)
         except (RayError, EngineError) as error:
-            raise EngineError(f"{address}: lost the driver: {str(error).strip().splitlines()[-1]}; continue with: "
-                              f"lipo-e-ray resume {folder}") from None
+            raise EngineError(
+                f"{address}: lost the driver: {str(error).strip().splitlines()[-1]}; continue with: "
+                f"lipo-e-ray resume {folder}"
+            ) from None
 
 
 def remote_address(folder: Path) -> str | None:
@@ -140,11 +150,13 @@ def _pointer(folder: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder / POINTER}: expected the JSON that `run` wrote, got: {error}; "
-                         "restore the file") from None
+        raise InputError(
+            f"{folder / POINTER}: expected the JSON that `run` wrote, got: {error}; restore the file"
+        ) from None
     if not (isinstance(pointer, dict) and all(isinstance(pointer.get(key), str) for key in ("address", "name"))):
-        raise InputError(f"{folder / POINTER}: expected address and name, as `run` wrote them, got {pointer!r:.60}; "
-                         "restore the file")
+        raise InputError(
+            f"{folder / POINTER}: expected address and name, as `run` wrote them, got {pointer!r:.60}; restore the file"
+        )
     return pointer
 
 
@@ -153,8 +165,10 @@ def _name(folder: Path, address: str, new: bool) -> str:
     name = _pointer(folder).get("name")
     if name is None:
         if not new:
-            raise InputError(f"{folder}: expected the folder of a run on a cluster ({POINTER}), found none; start it "
-                             "with `run --address ray://... --output`")
+            raise InputError(
+                f"{folder}: expected the folder of a run on a cluster ({POINTER}), found none; start it "
+                "with `run --address ray://... --output`"
+            )
         if RunFolder(folder).config_file.exists():
             raise InputError(f"{folder}: this folder holds a run on this machine; give another --output")
         name = f"{folder.resolve().name}-{secrets.token_hex(4)}"
@@ -162,8 +176,9 @@ def _name(folder: Path, address: str, new: bool) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / POINTER).write_text(json.dumps({"address": address, "name": name}) + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, got: {error.strerror}; give another "
-                         "--output") from None
+        raise InputError(
+            f"{folder}: expected a folder to write to, got: {error.strerror}; give another --output"
+        ) from None
     return name
 
 
@@ -176,8 +191,10 @@ def _client(address: str) -> Iterator[None]:
             break
         except (ConnectionError, RuntimeError) as error:
             if attempt + 1 == CONNECT_ATTEMPTS or not isinstance(error, ConnectionAbortedError):
-                raise InputError(f"--address {address}: cannot connect: {str(error).strip().splitlines()[-1]}; "
-                                 "cluster/submit.sh does without Ray Client") from None
+                raise InputError(
+                    f"--address {address}: cannot connect: {str(error).strip().splitlines()[-1]}; "
+                    "cluster/submit.sh does without Ray Client"
+                ) from None
     try:
         yield
     finally:
@@ -200,8 +217,12 @@ def _follow(driver: ActorHandle, there: str, folder: Path) -> int:
             continue
         told |= "lipo-e-ray resume" in text
         # Errors of the command line stay errors.
-        print(text.replace(there, str(folder)), end="", flush=True,
-              file=sys.stderr if text.startswith("lipo-e-ray: ") else sys.stdout)
+        print(
+            text.replace(there, str(folder)),
+            end="",
+            flush=True,
+            file=sys.stderr if text.startswith("lipo-e-ray: ") else sys.stdout,
+        )
         line = driver.line.remote()
     status, results = result(driver.ended.remote(), "the results on the head node")
     for name, content in results.items():

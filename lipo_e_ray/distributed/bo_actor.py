@@ -109,5 +109,7 @@ class BOSlot:
         self.close()
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
-            raise EngineError(f"the BO actor broke {MAX_DEATHS} times without an answer in between, last: {reason}; "
-                              "nothing is lost: remove the cause (memory?) and resume")
+            raise EngineError(
+                f"the BO actor broke {MAX_DEATHS} times without an answer in between, last: {reason}; "
+                "nothing is lost: remove the cause (memory?) and resume"
+            )

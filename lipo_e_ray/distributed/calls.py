@@ -26,11 +26,15 @@ def result(reference: Any, what: str = "the evaluation service", timeout_s: floa
             raise cause from None
         raise
     except GetTimeoutError:
-        raise EngineError(f"{what}: expected an answer within {timeout_s:.0f} s, got none; nothing that was answered "
-                          "is lost: look for a full machine and resume") from None
+        raise EngineError(
+            f"{what}: expected an answer within {timeout_s:.0f} s, got none; nothing that was answered "
+            "is lost: look for a full machine and resume"
+        ) from None
     except (RayActorError, ObjectLostError) as error:
-        raise EngineError(f"{what}: expected an answer, got: {reason_of(error)}; nothing that was answered is lost: "
-                          "look for what ended the process (memory?) and resume") from None
+        raise EngineError(
+            f"{what}: expected an answer, got: {reason_of(error)}; nothing that was answered is lost: "
+            "look for what ended the process (memory?) and resume"
+        ) from None
 
 
 def slow_result(reference: Any, service: ActorHandle, what: str = "an evaluation") -> Any:

@@ -20,16 +20,7 @@ from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.service.dispatch import Dispatcher
 from lipo_e_ray.service.service import EvaluationService
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import (
-    Completion,
-    Fingerprints,
-    InputError,
-    Message,
-    Outcome,
-    Prompt,
-    Sampling,
-    Status,
-)
+from lipo_e_ray.types import Completion, Fingerprints, InputError, Message, Outcome, Prompt, Sampling, Status
 
 CLOSE_TIMEOUT_S = 10.0
 FOLLOW_S = 5.0  # between two looks at the cluster's GPUs; an engine takes longer than this to start
@@ -55,18 +46,22 @@ class EnginesConfig:
         if self.count is not None and self.count < 1:
             raise InputError(f"engines: expected a count of 1 or more, or none for one per GPU, got {self.count}")
         if min(self.num_gpus, self.num_cpus) < 0 or self.in_flight < 1 or self.timeout_s <= 0:
-            raise InputError("engines: expected num_gpus and num_cpus of 0 or more, in_flight and timeout_s above 0, "
-                             f"got {self}")
+            raise InputError(
+                f"engines: expected num_gpus and num_cpus of 0 or more, in_flight and timeout_s above 0, got {self}"
+            )
         if self.num_gpus > 1 and self.num_gpus % 1:
-            raise InputError("engines: expected a whole number of num_gpus above 1 (Ray shares one GPU, not several), "
-                             f"got {self.num_gpus}")
+            raise InputError(
+                "engines: expected a whole number of num_gpus above 1 (Ray shares one GPU, not several), "
+                f"got {self.num_gpus}"
+            )
 
 
 class EnginePool:
     """The ``Pool`` of engine actors. They are created on the first call; until then none costs anything."""
 
-    def __init__(self, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine],
-                 config: EnginesConfig) -> None:
+    def __init__(
+        self, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], config: EnginesConfig
+    ) -> None:
         self._task = task
         self._fingerprints = fingerprints
         self._make_engine = make_engine
@@ -79,8 +74,9 @@ class EnginePool:
         self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
     ) -> tuple[int, list[Outcome]]:
         """See ``Pool`` and ``Dispatcher``."""
-        engine, answer = await self._send(prompt.id, len(example_ids), wave, avoid,
-                                          lambda actor: actor.evaluate.remote(prompt, example_ids))
+        engine, answer = await self._send(
+            prompt.id, len(example_ids), wave, avoid, lambda actor: actor.evaluate.remote(prompt, example_ids)
+        )
         if isinstance(answer, str):
             answer = [Outcome(prompt.id, example_id, Status.FAILED, error=answer) for example_id in example_ids]
         return engine, answer
@@ -89,8 +85,9 @@ class EnginePool:
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], avoid: int | None
     ) -> tuple[int, list[Completion]]:
         """See ``Pool`` and ``Dispatcher``."""
-        engine, answer = await self._send(None, len(conversations), 0, avoid,
-                                          lambda actor: actor.generate.remote(conversations, samplings))
+        engine, answer = await self._send(
+            None, len(conversations), 0, avoid, lambda actor: actor.generate.remote(conversations, samplings)
+        )
         if isinstance(answer, str):
             answer = [Completion("", error=answer) for _ in conversations]
         return engine, answer
@@ -122,8 +119,9 @@ class EnginePool:
             slot.starting.cancel()
             slot.kill()
 
-    async def _send(self, prompt_id: str | None, n: int, wave: int, avoid: int | None,
-                    call: Callable[[ActorHandle], Any]) -> tuple[int, list | str]:
+    async def _send(
+        self, prompt_id: str | None, n: int, wave: int, avoid: int | None, call: Callable[[ActorHandle], Any]
+    ) -> tuple[int, list | str]:
         """The engine's number and its answer, or in one line why there is none."""
         if not self._slots:
             self._create()
@@ -146,8 +144,9 @@ class EnginePool:
         num_gpus = 0 if config.count is None and not gpus else config.num_gpus
         # Ray hides no GPU from an actor that reserves none. Only here: what the service hides, its engines inherit.
         environment = {} if num_gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        actor = ray.remote(EngineActor).options(num_gpus=num_gpus, num_cpus=config.num_cpus,
-                                                runtime_env={"env_vars": environment})
+        actor = ray.remote(EngineActor).options(
+            num_gpus=num_gpus, num_cpus=config.num_cpus, runtime_env={"env_vars": environment}
+        )
         make_actor = partial(actor.remote, self._make_engine, ray.put(self._task))
         self._grow(config.count or max(gpus, 1), make_actor)
         if config.count is None and gpus:
@@ -160,8 +159,10 @@ class EnginePool:
             self._grow(await asyncio.to_thread(_places, self._config.num_gpus), make_actor)
 
     def _grow(self, count: int, make_actor: Callable[[], ActorHandle]) -> None:
-        self._slots += [EngineSlot(number, make_actor, self._fingerprints, self._changed)
-                        for number in range(len(self._slots), count)]
+        self._slots += [
+            EngineSlot(number, make_actor, self._fingerprints, self._changed)
+            for number in range(len(self._slots), count)
+        ]
 
     def _changed(self, slot: EngineSlot) -> None:
         if slot.ready:
@@ -180,13 +181,16 @@ def _places(num_gpus: float) -> int:
     return sum(int(n // num_gpus) if num_gpus > 1 else n * int(1 / num_gpus) for n in gpus)
 
 
-def start_service(ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine],
-                  engines: EnginesConfig) -> ActorHandle:
+def start_service(
+    ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], engines: EnginesConfig
+) -> ActorHandle:
     """The ``EvaluationService`` as an actor on this node, where the run folder is. Raises ``InputError`` (ledger)."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    service = ray.remote(EvaluationService).options(
-        num_cpus=0, max_concurrency=1000, scheduling_strategy=here,
-    ).remote(ledger_path, task, fingerprints, partial(EnginePool, task, fingerprints, make_engine, engines))
+    service = (
+        ray.remote(EvaluationService)
+        .options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        .remote(ledger_path, task, fingerprints, partial(EnginePool, task, fingerprints, make_engine, engines))
+    )
     result(service.start.remote(), "the evaluation service's start")
     return service
 

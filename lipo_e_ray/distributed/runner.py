@@ -41,9 +41,11 @@ def start_bo_actor(make_proposer: Callable[[], Proposer], service: ActorHandle, 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # One thread: the matrices are small, and on a machine without a GPU the engine needs the other cores.
     environment = {"OMP_NUM_THREADS": "1"} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
-    return ray.remote(BOActor).options(
-        num_cpus=0, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment},
-    ).remote(make_proposer, service)
+    return (
+        ray.remote(BOActor)
+        .options(num_cpus=0, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment})
+        .remote(make_proposer, service)
+    )
 
 
 def tune_search(
@@ -62,6 +64,7 @@ def tune_search(
 
     Raises what an evaluation or the proposer raised (``EngineError``, ``InputError``), and ``KeyboardInterrupt``.
     """
+
     def on_rung(results: list[RungResult]) -> None:
         slow_result([service.record_rung.remote(one) for one in results], service, "the record of a rung")
         on_event(hyperband.snapshot())
@@ -75,12 +78,18 @@ def tune_search(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                num_samples=-1, search_alg=searcher, scheduler=scheduler,
-                max_concurrent_trials=MAX_TRIALS, reuse_actors=True,
+                num_samples=-1,
+                search_alg=searcher,
+                scheduler=scheduler,
+                max_concurrent_trials=MAX_TRIALS,
+                reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="search", storage_path=folder, verbose=0, callbacks=[_Silent()],
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[_Silent()],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
             ),

@@ -71,12 +71,16 @@ class BracketScheduler(TrialScheduler):
 
     def waiting(self) -> str:
         """In words, the trials that Tune has no process for yet; empty when all have one. For any thread."""
-        return "; ".join(f"bracket {bracket + 1} waits for {TRIAL_CPUS} CPU"
-                         for bracket, trial in list(self._trials.items()) if trial.status == Trial.PENDING)
+        return "; ".join(
+            f"bracket {bracket + 1} waits for {TRIAL_CPUS} CPU"
+            for bracket, trial in list(self._trials.items())
+            if trial.status == Trial.PENDING
+        )
 
     def _rungs(self) -> dict[int, Evaluate]:
-        return {action.bracket.index: action for action in self._walk.hyperband.actions()
-                if isinstance(action, Evaluate)}
+        return {
+            action.bracket.index: action for action in self._walk.hyperband.actions() if isinstance(action, Evaluate)
+        }
 
     def _stop_over(self, tune_controller: TuneController) -> None:
         over, self._over = self._over, []
@@ -88,9 +92,14 @@ class BracketScheduler(TrialScheduler):
         for what was paid. The run ends when that does not help."""
         if not trial.should_recover():
             error = cause_of(trial.get_pickled_error())
-            self._walk.failed = error if not isinstance(error, RayError) else EngineError(
-                f"the trial of bracket {trial.config['bracket'] + 1} broke {trial.num_failures} times, last: "
-                f"{reason_of(error)}; nothing is lost: remove the cause and resume")
+            self._walk.failed = (
+                error
+                if not isinstance(error, RayError)
+                else EngineError(
+                    f"the trial of bracket {trial.config['bracket'] + 1} broke {trial.num_failures} times, last: "
+                    f"{reason_of(error)}; nothing is lost: remove the cause and resume"
+                )
+            )
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Nothing: the walk has the result already."""

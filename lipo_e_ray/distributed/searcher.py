@@ -14,8 +14,13 @@ from lipo_e_ray.search.replay import Walk
 
 def trial_config(walk: Walk, action: Evaluate) -> dict[str, Any]:
     """What a trial needs for one rung, see ``BracketTrial``."""
-    return {"bracket": action.bracket.index, "rung": action.rung, "fidelity": action.fidelity, "wave": action.wave,
-            "prompts": [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]}
+    return {
+        "bracket": action.bracket.index,
+        "rung": action.rung,
+        "fidelity": action.fidelity,
+        "wave": action.wave,
+        "prompts": [walk.prompts[prompt_id] for prompt_id in action.prompt_ids],
+    }
 
 
 class ProposalSearcher(Searcher):

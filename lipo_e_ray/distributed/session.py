@@ -33,8 +33,10 @@ def choose_address(address: str | None) -> str:
     if chosen == "auto":
         chosen = os.environ.get("RAY_ADDRESS") or chosen
     if chosen not in ("local", "auto") and not re.fullmatch(rf"({CLIENT})?[^/\s]+:\d+", chosen):
-        raise InputError(f"--address: expected local, auto, host:port or ray://host:port, got {chosen!r}"
-                         f"{'' if address and address != 'auto' else ' from RAY_ADDRESS'}")
+        raise InputError(
+            f"--address: expected local, auto, host:port or ray://host:port, got {chosen!r}"
+            f"{'' if address and address != 'auto' else ' from RAY_ADDRESS'}"
+        )
     return chosen
 
 
@@ -52,8 +54,10 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     address = choose_address(address)
     if address.startswith(CLIENT):
-        raise InputError(f"{address}: a driver cannot run through Ray Client; use the command line, which runs it on "
-                         "the cluster, or cluster/submit.sh")
+        raise InputError(
+            f"{address}: a driver cannot run through Ray Client; use the command line, which runs it on "
+            "the cluster, or cluster/submit.sh"
+        )
     with _private_token() if address == "local" else contextlib.nullcontext():
         if address == "local":
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
@@ -92,8 +96,9 @@ def _check_token_file() -> None:
     """Raises ``InputError`` where others can read the user's token: `ray get-auth-token` leaves that to the umask."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if "RAY_AUTH_TOKEN" not in os.environ and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
-        raise InputError(f"{path}: expected a token that only you can read (mode 600), got mode {mode:o}; "
-                         f"run: chmod 600 {path}")
+        raise InputError(
+            f"{path}: expected a token that only you can read (mode 600), got mode {mode:o}; run: chmod 600 {path}"
+        )
 
 
 def check_address(address: str | None) -> str:
@@ -103,8 +108,10 @@ def check_address(address: str | None) -> str:
         try:
             chosen = ray_private.address_of_running_ray()
         except ConnectionError:
-            raise InputError("--address auto: found no Ray that runs on this machine; start one with `ray start "
-                             "--head`, or leave --address away") from None
+            raise InputError(
+                "--address auto: found no Ray that runs on this machine; start one with `ray start "
+                "--head`, or leave --address away"
+            ) from None
     if chosen != "local":
         _check_token_file()
         check_answers(chosen)
@@ -118,8 +125,10 @@ def _join(address: str) -> None:
             ray.init(address=where, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"--address {address}: cannot join this Ray: {reason}; from outside the cluster use "
-                         "ray://host:10001 or cluster/submit.sh") from error
+        raise InputError(
+            f"--address {address}: cannot join this Ray: {reason}; from outside the cluster use "
+            "ray://host:10001 or cluster/submit.sh"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -140,15 +149,18 @@ def check_answers(address: str) -> None:
     try:
         ray_private.ask(address.removeprefix(CLIENT), method, ANSWER_TIMEOUT_S)
     except AuthenticationError as error:
-        raise InputError(f"--address {address}: expected a token, found none ({str(error).split('. ')[0]}); put the "
-                         "cluster's token in a file and its path in RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_MODE=disabled "
-                         "for a cluster without tokens") from None
+        raise InputError(
+            f"--address {address}: expected a token, found none ({str(error).split('. ')[0]}); put the "
+            "cluster's token in a file and its path in RAY_AUTH_TOKEN_PATH, or set RAY_AUTH_MODE=disabled "
+            "for a cluster without tokens"
+        ) from None
     except grpc.RpcError as error:
         if (code := error.code()) is grpc.StatusCode.NOT_FOUND:
             return  # Ray Client's answer to an empty request
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            problem = ("the cluster refuses the token; give the cluster's own in RAY_AUTH_TOKEN_PATH, with "
-                       "RAY_AUTH_MODE=token")
+            problem = (
+                "the cluster refuses the token; give the cluster's own in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+            )
         elif code is grpc.StatusCode.UNIMPLEMENTED:
             problem = "another kind of port; expected host:6379, or ray://host:10001 for Ray Client"
         else:

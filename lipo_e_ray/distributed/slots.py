@@ -17,16 +17,7 @@ from ray.exceptions import RayError
 from lipo_e_ray.distributed.calls import cause_of, reason_of
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import (
-    Completion,
-    EngineError,
-    Fingerprints,
-    InputError,
-    Message,
-    Outcome,
-    Prompt,
-    Sampling,
-)
+from lipo_e_ray.types import Completion, EngineError, Fingerprints, InputError, Message, Outcome, Prompt, Sampling
 
 START_ATTEMPTS = 4
 START_BACKOFF_S = 2.0  # doubles: a neighbour's or a predecessor's memory may still be on its way back
@@ -70,8 +61,13 @@ class EngineSlot:
     ``changed`` is called with the slot whenever it has become ready, has broken, or is given up.
     """
 
-    def __init__(self, number: int, make_actor: Callable[[], ActorHandle], expected: Fingerprints,
-                 changed: Callable[[EngineSlot], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        make_actor: Callable[[], ActorHandle],
+        expected: Fingerprints,
+        changed: Callable[[EngineSlot], None],
+    ) -> None:
         self.number = number
         self.lost: Exception | None = None
         self.actor: ActorHandle | None = None
@@ -105,8 +101,10 @@ class EngineSlot:
         self.kill()
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
-            self.lost = EngineError(f"engine {self.number} broke {MAX_DEATHS} times without an answer in between, "
-                                    f"last: {reason}; nothing is lost: remove the cause and resume")
+            self.lost = EngineError(
+                f"engine {self.number} broke {MAX_DEATHS} times without an answer in between, "
+                f"last: {reason}; nothing is lost: remove the cause and resume"
+            )
         else:
             self._begin()
         self._changed(self)
@@ -147,8 +145,12 @@ class EngineSlot:
                 continue
             if fingerprints != self._expected:
                 self.kill()
-                self.lost = InputError(f"engine: expected {self._expected}, got {fingerprints}; the model or its "
-                                       "template has changed: use a new run folder")
+                self.lost = InputError(
+                    f"engine: expected {self._expected}, got {fingerprints}; the model or its "
+                    "template has changed: use a new run folder"
+                )
             return
-        self.lost = EngineError(f"engine {self.number} did not start in {START_ATTEMPTS} attempts, last: {reason}; "
-                                "see the engine's log in Ray's session folder")
+        self.lost = EngineError(
+            f"engine {self.number} did not start in {START_ATTEMPTS} attempts, last: {reason}; "
+            "see the engine's log in Ray's session folder"
+        )

@@ -27,11 +27,16 @@ class BracketTrial(tune.Trainable):
         Returned and not raised: Tune starts a trial that raises or dies again, and only the latter is worth it.
         """
         config = self.config
-        requests = [self._service.evaluate.remote(prompt, "validation", config["fidelity"], config["wave"])
-                    for prompt in config["prompts"]]
+        requests = [
+            self._service.evaluate.remote(prompt, "validation", config["fidelity"], config["wave"])
+            for prompt in config["prompts"]
+        ]
         try:
-            return {"evaluations": slow_result(requests, self._service, f"bracket {config['bracket'] + 1}, rung "
-                                                                        f"{config['rung'] + 1}")}
+            return {
+                "evaluations": slow_result(
+                    requests, self._service, f"bracket {config['bracket'] + 1}, rung {config['rung'] + 1}"
+                )
+            }
         except LipoError as error:
             return {"error": error}
 

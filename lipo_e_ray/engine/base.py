@@ -39,5 +39,6 @@ class Engine(Protocol):
 
 def generation_key(fingerprints: Fingerprints, conversation: Sequence[Message], sampling: Sampling) -> str:
     """What a generated text is recorded under: the model, its template, the conversation and the sampling."""
-    return digest(fingerprints.model, fingerprints.template, json.dumps(list(conversation), sort_keys=True),
-                  sampling.fingerprint)
+    return digest(
+        fingerprints.model, fingerprints.template, json.dumps(list(conversation), sort_keys=True), sampling.fingerprint
+    )

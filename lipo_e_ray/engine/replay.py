@@ -42,8 +42,16 @@ class ReplayEngine:
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
         recorded = self._recorded.outcomes(prompt.id)
-        return [recorded.get(example.id) or Outcome(prompt.id, example.id, Status.FAILED, error=self._missing(
-            f"outcome of prompt {prompt.id} on example {example.id}")) for example in examples]
+        return [
+            recorded.get(example.id)
+            or Outcome(
+                prompt.id,
+                example.id,
+                Status.FAILED,
+                error=self._missing(f"outcome of prompt {prompt.id} on example {example.id}"),
+            )
+            for example in examples
+        ]
 
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]

@@ -17,9 +17,14 @@ from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome
 ACTIONS = ("Solve", "Work through", "Read", "Think about", "Break down", "Answer", "Analyse", "Study")
 OBJECTS = ("the problem", "each question", "the exercise", "the word problem", "the task", "every part of the question")
 MANNERS = ("carefully", "step by step", "one step at a time", "in a few sentences", "with simple words", "in order")
-ENDINGS = ("Give the final number on the last line.", "Check your result before you answer.",
-           "Show the calculation first.", "Write only what is needed.", "End with the answer.",
-           "Name the numbers that matter.")
+ENDINGS = (
+    "Give the final number on the last line.",
+    "Check your result before you answer.",
+    "Show the calculation first.",
+    "Write only what is needed.",
+    "End with the answer.",
+    "Name the numbers that matter.",
+)
 UNPARSEABLE_SHARE = 0.1  # of the answers that are not correct
 
 
@@ -96,29 +101,39 @@ class SimulatedEngine:
 
     def probability(self, prompt: Prompt) -> float:
         """P(correct) of ``prompt`` over all examples there could be: the optimum a test can compare with."""
-        return (0.05 + 0.45 * instruction_quality(prompt.instruction, self._seed)
-                + 0.45 * exemplar_quality(prompt.exemplars, self._seed))
+        return (
+            0.05
+            + 0.45 * instruction_quality(prompt.instruction, self._seed)
+            + 0.45 * exemplar_quality(prompt.exemplars, self._seed)
+        )
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
         probability = self.probability(prompt)
         prefix = _tokens(prompt.instruction) + sum(_tokens(e.question) + _tokens(e.answer) for e in prompt.exemplars)
         answers = [self._answer(prompt, probability, example) for example in examples]
-        requests = [Load(prompt.id, prefix, _tokens(example.question), self._length(prompt, example, text))
-                    for example, (_, text) in zip(examples, answers, strict=True)]
+        requests = [
+            Load(prompt.id, prefix, _tokens(example.question), self._length(prompt, example, text))
+            for example, (_, text) in zip(examples, answers, strict=True)
+        ]
         cached = await self.serve(requests)
-        return [Outcome(prompt.id, example.id, status, text, "", prefix + request.new, tokens, request.completion)
-                for example, (status, text), request, tokens in zip(examples, answers, requests, cached, strict=True)]
+        return [
+            Outcome(prompt.id, example.id, status, text, "", prefix + request.new, tokens, request.completion)
+            for example, (status, text), request, tokens in zip(examples, answers, requests, cached, strict=True)
+        ]
 
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
     ) -> list[Completion]:
         contents = ["\n".join(message["content"] for message in messages) for messages in conversations]
         texts = [self._continue(content, sampling) for content, sampling in zip(contents, samplings, strict=True)]
-        requests = [Load(content, _tokens(content), 0, _tokens(text))
-                    for content, text in zip(contents, texts, strict=True)]
+        requests = [
+            Load(content, _tokens(content), 0, _tokens(text)) for content, text in zip(contents, texts, strict=True)
+        ]
         cached = await self.serve(requests)
-        return [Completion(text, "", request.prefix, tokens, request.completion)
-                for text, request, tokens in zip(texts, requests, cached, strict=True)]
+        return [
+            Completion(text, "", request.prefix, tokens, request.completion)
+            for text, request, tokens in zip(texts, requests, cached, strict=True)
+        ]
 
     async def close(self) -> None:
         if self._server:
@@ -130,8 +145,9 @@ class SimulatedEngine:
 
     def _answer(self, prompt: Prompt, probability: float, example: Example) -> tuple[Status, str]:
         seed = str(self._seed)
-        difficulty = (0.9 * _uniform("difficulty", seed, example.id)
-                      + 0.1 * _uniform("pair", seed, prompt.id, example.id))
+        difficulty = 0.9 * _uniform("difficulty", seed, example.id) + 0.1 * _uniform(
+            "pair", seed, prompt.id, example.id
+        )
         if difficulty < probability:
             return Status.CORRECT, example.answer
         if _uniform("unparseable", seed, prompt.id, example.id) < UNPARSEABLE_SHARE:

@@ -95,8 +95,9 @@ class VLLMEngine:
 
     async def evaluate(self, prompt: Prompt, examples: Sequence[Example]) -> list[Outcome]:
         sampling = sampling_of(self._model)
-        completions = await self.generate([render(prompt, example.question) for example in examples],
-                                          [sampling] * len(examples))
+        completions = await self.generate(
+            [render(prompt, example.question) for example in examples], [sampling] * len(examples)
+        )
         return [self._judge(prompt, *pair) for pair in zip(examples, completions, strict=True)]
 
     async def generate(
@@ -113,8 +114,16 @@ class VLLMEngine:
 
     def _judge(self, prompt: Prompt, example: Example, completion: Completion) -> Outcome:
         status = Status.FAILED if completion.error else self._metric(completion.text, example.answer)
-        return Outcome(prompt.id, example.id, status, completion.text, completion.error, completion.prompt_tokens,
-                       completion.cached_tokens, completion.completion_tokens)
+        return Outcome(
+            prompt.id,
+            example.id,
+            status,
+            completion.text,
+            completion.error,
+            completion.prompt_tokens,
+            completion.cached_tokens,
+            completion.completion_tokens,
+        )
 
     async def _complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One request. Whatever is wrong with it alone is in ``error``; a dead engine raises ``EngineError``."""
@@ -131,12 +140,20 @@ class VLLMEngine:
             return Completion("", f"the model's chat template refuses these messages: {first_line(error)}")
         room = self._model.max_model_len - sampling.max_tokens
         if len(ids) > room:
-            return Completion("", f"prompt of {len(ids)} tokens overflows the context: expected at most {room} "
-                                  f"(max_model_len {self._model.max_model_len} less {sampling.max_tokens} to answer)")
+            return Completion(
+                "",
+                f"prompt of {len(ids)} tokens overflows the context: expected at most {room} "
+                f"(max_model_len {self._model.max_model_len} less {sampling.max_tokens} to answer)",
+            )
         try:
-            params = SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed,
-                                    max_tokens=sampling.max_tokens, stop=list(sampling.stop),
-                                    output_kind=RequestOutputKind.FINAL_ONLY)
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                max_tokens=sampling.max_tokens,
+                stop=list(sampling.stop),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
             async for output in self._llm.generate({"prompt_token_ids": ids}, params, uuid.uuid4().hex):
                 last = output
         except EngineDeadError as error:
@@ -144,8 +161,9 @@ class VLLMEngine:
             raise EngineError(f"model {self._model.name!r}: the vLLM engine died ({cause}); start a new one") from error
         except (VLLMError, ValueError) as error:
             return Completion("", f"{type(error).__name__}: {first_line(error)}")
-        return Completion(last.outputs[0].text, "", len(ids), last.num_cached_tokens or 0,
-                          len(last.outputs[0].token_ids))
+        return Completion(
+            last.outputs[0].text, "", len(ids), last.num_cached_tokens or 0, len(last.outputs[0].token_ids)
+        )
 
     def _end_processes(self) -> None:
         """Let the guard see the end of its pipe: it kills what is left of the engine, and ends."""
@@ -158,8 +176,9 @@ def start_guard(log: IO[str]) -> subprocess.Popen[bytes]:
 
     It has a session of its own: a Ctrl-C that ends the engine must not end its guard first.
     """
-    return subprocess.Popen([sys.executable, "-S", "-E", "-c", GUARD], stdin=subprocess.PIPE, stdout=log,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", GUARD], stdin=subprocess.PIPE, stdout=log, start_new_session=True
+    )
 
 
 def engine_arguments(model: ModelConfig) -> dict[str, Any]:
@@ -168,11 +187,21 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
         os.environ.setdefault(name, value)
     from vllm.platforms import current_platform
 
-    device: dict[str, Any] = CPU_ARGUMENTS if current_platform.is_cpu() else {
-        "gpu_memory_utilization": model.gpu_memory_utilization, "tensor_parallel_size": model.tensor_parallel}
-    return {"model": str(model_folder(model) or model.name), "dtype": model.dtype,
-            "max_model_len": model.max_model_len, "max_num_seqs": model.max_num_seqs, "enable_prefix_caching": True,
-            "disable_log_stats": True, "use_tqdm_on_load": False, **device}
+    device: dict[str, Any] = (
+        CPU_ARGUMENTS
+        if current_platform.is_cpu()
+        else {"gpu_memory_utilization": model.gpu_memory_utilization, "tensor_parallel_size": model.tensor_parallel}
+    )
+    return {
+        "model": str(model_folder(model) or model.name),
+        "dtype": model.dtype,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": model.max_num_seqs,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        **device,
+    }
 
 
 def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
@@ -217,6 +246,7 @@ def output_to(log: IO[str]) -> Iterator[None]:
 def root_cause(log: IO[str]) -> str:
     """The first exception that the engine's processes printed: those after it only say that a process failed."""
     log.seek(0)
-    found = re.search(r"^(?:\([^)]*\) ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", log.read(),
-                      re.MULTILINE)
+    found = re.search(
+        r"^(?:\([^)]*\) ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", log.read(), re.MULTILINE
+    )
     return found[1].strip() if found else ""

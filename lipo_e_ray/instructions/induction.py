@@ -23,26 +23,50 @@ DEMONSTRATIONS = 4  # other tasks shown per request
 # Other tasks: two solved examples and their instruction. Small models copy the style of these instructions, so they say
 # how to go about it, each in its own way.
 _OTHER_TASKS = (
-    ((("5 km", "5 km * 1000 = 5000 m"), ("12 km", "12 km * 1000 = 12000 m")),
-     "Convert the distance to metres. Show the multiplication first and end with the result."),
-    ((("Ana is older than Ben. Ben is older than Cy. Who is oldest?", "Ana > Ben > Cy, so Ana."),
-      ("Dan sits left of Eva. Eva sits left of Flo. Who is in the middle?", "Dan, Eva, Flo, so Eva.")),
-     "Think about the clues step by step, put the people in order, and then name the right person."),
-    ((("banana", "b-a-n-a-n-a: a, a, a. Vowels: 3"), ("window", "w-i-n-d-o-w: i, o. Vowels: 2")),
-     "Spell the word, list its vowels one by one, and finish with how many there are."),
-    ((("I loved every minute of this film.", "loved. Positive"), ("The waiter was rude.", "rude. Negative")),
-     "Read the review carefully. Name the word that shows the feeling, then decide what the feeling is."),
-    ((("What day comes three days after Monday?", "Tuesday, Wednesday, Thursday. Thursday"),
-      ("What day comes two days after Saturday?", "Sunday, Monday. Monday")),
-     "You are good with calendars. Count forward one day at a time and write the final day at the end."),
-    ((("apple, rose, cherry", "rose. It is a flower, the others are fruits."),
-      ("chair, table, horse", "horse. It is an animal, the others are furniture.")),
-     "Find what does not belong with the others, and explain your choice in one short sentence."),
-    ((("Mia left her umbrella on the bus. Where is it?", "Mia left it on the bus, so it is on the bus."),
-      ("Tim ate before he slept. What did he do first?", "Tim ate, then he slept, so he ate first.")),
-     "Answer the question about the story. First repeat the fact that matters, then draw the conclusion from it."),
-    ((("pear, fig, kiwi", "fig, kiwi, pear"), ("west, east, north", "east, north, west")),
-     "Put the words in the order of the alphabet, and check the order before you answer."),
+    (
+        (("5 km", "5 km * 1000 = 5000 m"), ("12 km", "12 km * 1000 = 12000 m")),
+        "Convert the distance to metres. Show the multiplication first and end with the result.",
+    ),
+    (
+        (
+            ("Ana is older than Ben. Ben is older than Cy. Who is oldest?", "Ana > Ben > Cy, so Ana."),
+            ("Dan sits left of Eva. Eva sits left of Flo. Who is in the middle?", "Dan, Eva, Flo, so Eva."),
+        ),
+        "Think about the clues step by step, put the people in order, and then name the right person.",
+    ),
+    (
+        (("banana", "b-a-n-a-n-a: a, a, a. Vowels: 3"), ("window", "w-i-n-d-o-w: i, o. Vowels: 2")),
+        "Spell the word, list its vowels one by one, and finish with how many there are.",
+    ),
+    (
+        (("I loved every minute of this film.", "loved. Positive"), ("The waiter was rude.", "rude. Negative")),
+        "Read the review carefully. Name the word that shows the feeling, then decide what the feeling is.",
+    ),
+    (
+        (
+            ("What day comes three days after Monday?", "Tuesday, Wednesday, Thursday. Thursday"),
+            ("What day comes two days after Saturday?", "Sunday, Monday. Monday"),
+        ),
+        "You are good with calendars. Count forward one day at a time and write the final day at the end.",
+    ),
+    (
+        (
+            ("apple, rose, cherry", "rose. It is a flower, the others are fruits."),
+            ("chair, table, horse", "horse. It is an animal, the others are furniture."),
+        ),
+        "Find what does not belong with the others, and explain your choice in one short sentence.",
+    ),
+    (
+        (
+            ("Mia left her umbrella on the bus. Where is it?", "Mia left it on the bus, so it is on the bus."),
+            ("Tim ate before he slept. What did he do first?", "Tim ate, then he slept, so he ate first."),
+        ),
+        "Answer the question about the story. First repeat the fact that matters, then draw the conclusion from it.",
+    ),
+    (
+        (("pear, fig, kiwi", "fig, kiwi, pear"), ("west, east, north", "east, north, west")),
+        "Put the words in the order of the alphabet, and check the order before you answer.",
+    ),
 )
 _ASKS = (
     "What was the instruction?",
@@ -53,15 +77,20 @@ _ASKS = (
 
 _CONTROL = re.compile(r"<\|.*?\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>", re.IGNORECASE)
 _MARKUP = re.compile(r"`|</?[a-z][^>]*>|\*\*|[{}|_]|\\[a-z]+|https?:|^#", re.IGNORECASE)
-_SOLVED = re.compile(r"####|\\boxed|\d\s*[-+*/x=]\s*\$?\d|=\s*\$?\d|\b(?:answer|result|total) (?:is|was):? *\$?\d",
-                     re.IGNORECASE)
+_SOLVED = re.compile(
+    r"####|\\boxed|\d\s*[-+*/x=]\s*\$?\d|=\s*\$?\d|\b(?:answer|result|total) (?:is|was):? *\$?\d", re.IGNORECASE
+)
 _LABEL = re.compile(
     r"^(?:(?:the|my|your|our) )?(?:(?:original|given|new) )?(?:instructions?|prompts?|tasks?|output|rewritten)(?: \d+)?"
-    r"(?: (?:was|were|is|are|given was))?\s*(?:to the \w+ )?[:\-]\s*", re.IGNORECASE)
+    r"(?: (?:was|were|is|are|given was))?\s*(?:to the \w+ )?[:\-]\s*",
+    re.IGNORECASE,
+)
 _LIST_MARKER = re.compile(r"^(?:[-*•\u2013]|\(?\d{1,2}[.):]|\(?[a-z][.)])\s+", re.IGNORECASE)
 _NOT_AN_INSTRUCTION = re.compile(
     r"^(?:(?:i|i'm|i am|i've|we|he|she|they|it|this|sorry|sure|certainly|yes|no|as an ai|here|there)\b"
-    r"|(?:question|answer|input):)", re.IGNORECASE)
+    r"|(?:question|answer|input):)",
+    re.IGNORECASE,
+)
 _QUOTES = "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
@@ -86,7 +115,7 @@ def generate_instructions(generate: Generate, task: Task, config: APEConfig, see
             if text is not None and identity(text) not in seen:
                 seen.add(identity(text))
                 instructions.append(text)
-    return instructions[:config.num_instructions]
+    return instructions[: config.num_instructions]
 
 
 def identity(text: str) -> str:

@@ -15,35 +15,191 @@ from typing import Literal
 
 Kind = Literal["opener", "main", "tail", "whole"]
 
-_VERBS = frozenset([
-    "add", "always", "answer", "apply", "avoid", "be", "break", "calculate", "check", "choose", "compare",
-    "compute", "consider", "convert", "count", "decide", "describe", "determine", "do", "don't", "end", "ensure",
-    "explain", "express", "find", "finish", "follow", "give", "identify", "include", "keep", "list", "look", "make",
-    "mark", "note", "pay", "provide", "put", "read", "reply", "report", "restate", "return", "round", "say", "set",
-    "show", "solve", "start", "state", "subtract", "take", "tell", "think", "translate", "treat", "try",
-    "underline", "update", "use", "verify", "work", "write",
-])
-_OPENERS = frozenset([
-    "after", "as", "based", "before", "by", "for", "from", "given", "if", "in", "instead", "on", "once", "starting",
-    "to", "unless", "using", "when", "where", "while", "with", "without",
-])
-_NOT_VERBS = _OPENERS | frozenset([
-    "a", "all", "an", "and", "any", "are", "below", "each", "every", "everything", "he", "here", "how", "i", "is",
-    "it", "its", "let's", "like", "my", "no", "not", "of", "one", "or", "our", "she", "so", "that", "the", "their",
-    "there", "these", "they", "this", "those", "we", "what", "which", "who", "why", "will", "you", "your",
-])
+_VERBS = frozenset(
+    [
+        "add",
+        "always",
+        "answer",
+        "apply",
+        "avoid",
+        "be",
+        "break",
+        "calculate",
+        "check",
+        "choose",
+        "compare",
+        "compute",
+        "consider",
+        "convert",
+        "count",
+        "decide",
+        "describe",
+        "determine",
+        "do",
+        "don't",
+        "end",
+        "ensure",
+        "explain",
+        "express",
+        "find",
+        "finish",
+        "follow",
+        "give",
+        "identify",
+        "include",
+        "keep",
+        "list",
+        "look",
+        "make",
+        "mark",
+        "note",
+        "pay",
+        "provide",
+        "put",
+        "read",
+        "reply",
+        "report",
+        "restate",
+        "return",
+        "round",
+        "say",
+        "set",
+        "show",
+        "solve",
+        "start",
+        "state",
+        "subtract",
+        "take",
+        "tell",
+        "think",
+        "translate",
+        "treat",
+        "try",
+        "underline",
+        "update",
+        "use",
+        "verify",
+        "work",
+        "write",
+    ]
+)
+_OPENERS = frozenset(
+    [
+        "after",
+        "as",
+        "based",
+        "before",
+        "by",
+        "for",
+        "from",
+        "given",
+        "if",
+        "in",
+        "instead",
+        "on",
+        "once",
+        "starting",
+        "to",
+        "unless",
+        "using",
+        "when",
+        "where",
+        "while",
+        "with",
+        "without",
+    ]
+)
+_NOT_VERBS = _OPENERS | frozenset(
+    [
+        "a",
+        "all",
+        "an",
+        "and",
+        "any",
+        "are",
+        "below",
+        "each",
+        "every",
+        "everything",
+        "he",
+        "here",
+        "how",
+        "i",
+        "is",
+        "it",
+        "its",
+        "let's",
+        "like",
+        "my",
+        "no",
+        "not",
+        "of",
+        "one",
+        "or",
+        "our",
+        "she",
+        "so",
+        "that",
+        "the",
+        "their",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "we",
+        "what",
+        "which",
+        "who",
+        "why",
+        "will",
+        "you",
+        "your",
+    ]
+)
 _ORDER = re.compile(r"(?:first|then|next|finally|also),?\s+", re.IGNORECASE)
 _TAIL = re.compile(
     r"(?:so that|so|before|after|when|while|if|unless|using|without|instead of|based on|because|until|step by step"
-    r"|by(?=\s\w+ing\b)|(?:in|at|with|on)(?! (?:a time|it|them)\b))\s*\b", re.IGNORECASE)
+    r"|by(?=\s\w+ing\b)|(?:in|at|with|on)(?! (?:a time|it|them)\b))\s*\b",
+    re.IGNORECASE,
+)
 _JOINT = re.compile(rf",?\s+(?:and then|and|then|but)\s+|,\s+|\s+(?={_TAIL.pattern})", re.IGNORECASE)
 _ADJECTIVES = frozenset(["clear", "complete", "correct", "direct", "double", "separate"])  # after a comma, not verbs
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 _WORD = re.compile(r"[^\s,.;:!?\"()]+")
-_COMMON = frozenset([
-    "a", "an", "and", "answer", "as", "at", "by", "each", "for", "if", "in", "is", "it", "number", "of", "on", "or",
-    "problem", "question", "so", "step", "that", "the", "then", "this", "to", "with", "you", "your",
-])
+_COMMON = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "answer",
+        "as",
+        "at",
+        "by",
+        "each",
+        "for",
+        "if",
+        "in",
+        "is",
+        "it",
+        "number",
+        "of",
+        "on",
+        "or",
+        "problem",
+        "question",
+        "so",
+        "step",
+        "that",
+        "the",
+        "then",
+        "this",
+        "to",
+        "with",
+        "you",
+        "your",
+    ]
+)
 MAX_SENTENCES, MAX_MAINS, MAX_TAILS = 3, 3, 2
 
 
@@ -66,7 +222,7 @@ def words(text: str) -> list[str]:
 def repeats_itself(text: str) -> bool:
     """Whether a word that carries meaning, or three words in a row, come twice ("calculate it and calculate")."""
     said = words(text)
-    phrases = [word for word in said if word not in _COMMON] + [tuple(said[i:i + 3]) for i in range(len(said) - 2)]
+    phrases = [word for word in said if word not in _COMMON] + [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
     return len(set(phrases)) < len(phrases)
 
 
@@ -95,7 +251,7 @@ class Phrasebook:
             yield render(edited)
         for i, sentence in enumerate(own):
             for edited_sentence in _clause_edits(sentence, clauses):
-                yield render((*own[:i], edited_sentence, *own[i + 1:]))
+                yield render((*own[:i], edited_sentence, *own[i + 1 :]))
 
     def _is_imperative(self, text: str) -> bool:
         return bool(start := words(text)[:1]) and start[0] in self._verbs
@@ -110,15 +266,17 @@ class Phrasebook:
             if words(sentence)[0] not in _OPENERS or kinds[1:2] != ["main"]:
                 return (Clause("whole", sentence),)
             kinds[0] = "opener"
-        return tuple(Clause(kind, piece if kind == "tail" else _lower_first(piece))
-                     for kind, piece in zip(kinds, pieces, strict=True))
+        return tuple(
+            Clause(kind, piece if kind == "tail" else _lower_first(piece))
+            for kind, piece in zip(kinds, pieces, strict=True)
+        )
 
     def _pieces(self, sentence: str) -> list[str]:
         """Cut where an imperative or an adverbial follows: "short and clear" stays whole."""
         pieces, start = [], 0
         sentence = self._without_order(sentence)
         for joint in _JOINT.finditer(sentence):
-            before, after = sentence[start:joint.start()], self._without_order(sentence[joint.end():])
+            before, after = sentence[start : joint.start()], self._without_order(sentence[joint.end() :])
             mark = joint[0].strip()
             if mark:
                 cut = self._is_imperative(after) and not (mark == "," and words(after)[0] in _ADJECTIVES)
@@ -143,9 +301,9 @@ def _sentence_edits(own: tuple[Sentence, ...], sentences: Sequence[Sentence]) ->
     """Drop, replace or add one sentence."""
     for i in range(len(own)):
         if len(own) > 1:
-            yield own[:i] + own[i + 1:]
+            yield own[:i] + own[i + 1 :]
         for other in sentences:
-            yield (*own[:i], other, *own[i + 1:])
+            yield (*own[:i], other, *own[i + 1 :])
     if len(own) < MAX_SENTENCES:
         for i in range(len(own) + 1):
             for other in sentences:
@@ -155,10 +313,10 @@ def _sentence_edits(own: tuple[Sentence, ...], sentences: Sequence[Sentence]) ->
 def _clause_edits(sentence: Sentence, clauses: Sequence[Clause]) -> Iterator[Sentence]:
     """Drop, replace or add one clause, as far as the result is a sentence."""
     for i, clause in enumerate(sentence):
-        yield from filter(_is_sentence, [sentence[:i] + sentence[i + 1:]])
+        yield from filter(_is_sentence, [sentence[:i] + sentence[i + 1 :]])
         for other in clauses:
             if other.kind == clause.kind:
-                yield (*sentence[:i], other, *sentence[i + 1:])
+                yield (*sentence[:i], other, *sentence[i + 1 :])
     for i in range(len(sentence) + 1):
         for other in clauses:
             edited = (*sentence[:i], other, *sentence[i:])
@@ -180,7 +338,7 @@ def render(sentences: Sequence[Sentence]) -> str:
 def _render(sentence: Sentence) -> str:
     opener = sentence[0].text + ", " if sentence[0].kind == "opener" else ""
     phrases: list[str] = []
-    for clause in sentence[bool(opener):]:
+    for clause in sentence[bool(opener) :]:
         if clause.kind == "tail":
             phrases[-1] += " " + clause.text
         else:

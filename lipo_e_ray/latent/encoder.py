@@ -32,8 +32,10 @@ class TextEncoder:
             self._model = SentenceTransformer(name_or_path)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"encoder {name_or_path!r}: expected a sentence-transformers folder or id, got {reason};"
-                             " give the folder of a downloaded model, or all-minilm-l6-v2") from error
+            raise InputError(
+                f"encoder {name_or_path!r}: expected a sentence-transformers folder or id, got {reason};"
+                " give the folder of a downloaded model, or all-minilm-l6-v2"
+            ) from error
         self._known: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -47,9 +49,13 @@ class TextEncoder:
             rows = rows.astype(np.float32)
             lost = np.flatnonzero(~np.isfinite(rows).all(1))
             if len(lost):
-                logger.warning("encoder: expected finite embeddings, got none for %d of %d texts (the first: %.60r); "
-                               "zeros stand for them, so the search goes on without what they say",
-                               len(lost), len(new), new[lost[0]])
+                logger.warning(
+                    "encoder: expected finite embeddings, got none for %d of %d texts (the first: %.60r); "
+                    "zeros stand for them, so the search goes on without what they say",
+                    len(lost),
+                    len(new),
+                    new[lost[0]],
+                )
                 rows[lost] = 0
             self._known.update(zip(new, rows, strict=True))
         if not texts:

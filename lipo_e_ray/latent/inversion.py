@@ -111,9 +111,15 @@ class SearchInverter:
         """Let the LLM rewrite and merge each target's best texts; returns the climbs that got one they can use."""
         requests = [climb.requests() for climb in climbs]
         samplings = [
-            Sampling(temperature=0.8, top_p=0.95, max_tokens=64,
-                     seed=int(digest("rewrite", str(seed), str(turn), str(i), str(j)), 16) % 2**31)
-            for i, own in enumerate(requests) for j in range(len(own))]
+            Sampling(
+                temperature=0.8,
+                top_p=0.95,
+                max_tokens=64,
+                seed=int(digest("rewrite", str(seed), str(turn), str(i), str(j)), 16) % 2**31,
+            )
+            for i, own in enumerate(requests)
+            for j in range(len(own))
+        ]
         answers = iter(self._generate([request for own in requests for request in own], samplings))
         texts = [[clean_instruction(next(answers).text) for _ in own] for own in requests]
         usable = [[text for text in own if text and reads_well(text) and book.instructs(text)] for own in texts]
@@ -167,8 +173,9 @@ class _Climb:
             if text not in self._expanded:
                 self._expanded.add(text)
                 found.update(dict.fromkeys(self._book.recombinations(text, donors)))
-        fresh = [text for text in found
-                 if text not in self._seen and reads_well(text) and clean_instruction(text) == text]
+        fresh = [
+            text for text in found if text not in self._seen and reads_well(text) and clean_instruction(text) == text
+        ]
         if not fresh:
             return []
         order = np.argsort(-self._guide(fresh).round(5), kind="stable")[:WIDTH]
@@ -199,18 +206,27 @@ class _Climb:
 
 
 def _rewrite(text: str) -> list[Message]:
-    return _after_example("Rewrite the instruction in other words.",
-                          "Look at the picture and name the animal that you see.",
-                          "Examine the picture, then say which animal is shown.", text)
+    return _after_example(
+        "Rewrite the instruction in other words.",
+        "Look at the picture and name the animal that you see.",
+        "Examine the picture, then say which animal is shown.",
+        text,
+    )
 
 
 def _merge(text: str, other: str) -> list[Message]:
-    return _after_example("Merge the two instructions into one.",
-                          "Name the animal in the picture. / Look carefully and answer with one word.",
-                          "Look carefully at the picture and name the animal in one word.", f"{text} / {other}")
+    return _after_example(
+        "Merge the two instructions into one.",
+        "Name the animal in the picture. / Look carefully and answer with one word.",
+        "Look carefully at the picture and name the animal in one word.",
+        f"{text} / {other}",
+    )
 
 
 def _after_example(task: str, question: str, answer: str, text: str) -> list[Message]:
     """A small model takes the format from one solved example; told "write only the instruction", it chats about it."""
-    return [{"role": "user", "content": f"{task}\n\n{question}"}, {"role": "assistant", "content": answer},
-            {"role": "user", "content": f"{task}\n\n{text}"}]
+    return [
+        {"role": "user", "content": f"{task}\n\n{question}"},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": f"{task}\n\n{text}"},
+    ]

@@ -96,8 +96,10 @@ def train_vae(
         torch.default_generator.manual_seed(seed)
         vae = StructureAwareVAE(pool.shape[1], config)
     vae.calibrate(instructions, pool)
-    source, held_out = (_Source(instructions, vae.features(pool), max_exemplars, torch.Generator().manual_seed(s))
-                        for s in (2 * seed, 2 * seed + 1))
+    source, held_out = (
+        _Source(instructions, vae.features(pool), max_exemplars, torch.Generator().manual_seed(s))
+        for s in (2 * seed, 2 * seed + 1)
+    )
     validation = (*held_out.draw(VALIDATION_SETS), held_out.noise(VALIDATION_SETS, vae.dim))
     curve = LossCurve()
     best, lowest = copy.deepcopy(vae.state_dict()), math.inf
@@ -106,8 +108,12 @@ def train_vae(
             held_out_loss = _loss(vae, *validation, config.beta).item()
         if not (math.isfinite(loss) and math.isfinite(held_out_loss)):
             curve.stopped = "not finite"
-            logger.warning("VAE: expected a finite loss, got none in epoch %d; keeping the weights of epoch %d;"
-                           " a lower vae.learning_rate trains longer", epoch, curve.best_epoch)
+            logger.warning(
+                "VAE: expected a finite loss, got none in epoch %d; keeping the weights of epoch %d;"
+                " a lower vae.learning_rate trains longer",
+                epoch,
+                curve.best_epoch,
+            )
             break
         curve.train.append(loss)
         curve.validation.append(held_out_loss)
@@ -170,11 +176,21 @@ def fit_latent(
     Raises ``InputError`` when there is no instruction or no pool.
     """
     if not instructions or not pool:
-        raise InputError(f"latent space: expected instructions and a pool, got {len(instructions)} and {len(pool)};"
-                         " give both")
+        raise InputError(
+            f"latent space: expected instructions and a pool, got {len(instructions)} and {len(pool)}; give both"
+        )
     texts = [example_text(example) for example in pool]
-    fingerprint = digest("vae", VERSION, encoder.fingerprint, json.dumps(asdict(config), sort_keys=True), str(seed),
-                         str(max_exemplars), *instructions, "pool", *texts)
+    fingerprint = digest(
+        "vae",
+        VERSION,
+        encoder.fingerprint,
+        json.dumps(asdict(config), sort_keys=True),
+        str(seed),
+        str(max_exemplars),
+        *instructions,
+        "pool",
+        *texts,
+    )
     vae = load_vae(folder / "vae.safetensors", encoder.width, config, fingerprint)
     if vae is None:
         embeddings, pool_embeddings = (torch.from_numpy(encoder.encode(group)) for group in (instructions, texts))

@@ -80,8 +80,15 @@ class Vec2TextInverter:
         return list(dict.fromkeys(seen))
 
     def _generation(self, beams: int) -> dict[str, Any]:
-        return {"num_beams": beams, "num_return_sequences": beams, "do_sample": False, "early_stopping": False,
-                "no_repeat_ngram_size": 0, "min_length": 1, "max_length": self._corrector.model.config.max_seq_length}
+        return {
+            "num_beams": beams,
+            "num_return_sequences": beams,
+            "do_sample": False,
+            "early_stopping": False,
+            "no_repeat_ngram_size": 0,
+            "min_length": 1,
+            "max_length": self._corrector.model.config.max_seq_length,
+        }
 
     def _decode(self, ids: torch.Tensor) -> list[str]:
         """Texts without the leading space that T5's word pieces give (it would change the embedding)."""
@@ -111,16 +118,21 @@ def load_corrector(device: torch.device) -> Any:
         raise InputError(
             f"vec2text: expected {INVERSION}, {CORRECTOR}, t5-base and sentence-transformers/gtr-t5-base "
             f"on the hub or in its cache, got {' '.join(str(error).split())[:200]!r}; download them once with "
-            "a network, or name another encoder") from error
+            "a network, or name another encoder"
+        ) from error
     model.config.dispatch_batches = None  # as vec2text.load_corrector does, for configs that older versions wrote
     with _without_metrics(), tempfile.TemporaryDirectory() as folder:
         # Not vec2text.load_corrector: it leaves a folder "tmp_trainer" behind, and takes a GPU where none is wanted.
         arguments = transformers.TrainingArguments(output_dir=folder, use_cpu=device.type == "cpu", report_to="none")
         trainer = vec2text.trainers.InversionTrainer(
-            model=inversion, args=arguments, data_collator=transformers.DataCollatorForSeq2Seq(inversion.tokenizer))
+            model=inversion, args=arguments, data_collator=transformers.DataCollatorForSeq2Seq(inversion.tokenizer)
+        )
         corrector = vec2text.trainers.Corrector(
-            model=model, inversion_trainer=trainer, args=arguments,
-            data_collator=vec2text.collator.DataCollatorForCorrection(tokenizer=inversion.tokenizer))
+            model=model,
+            inversion_trainer=trainer,
+            args=arguments,
+            data_collator=vec2text.collator.DataCollatorForCorrection(tokenizer=inversion.tokenizer),
+        )
     for part in (inversion, model):
         part.to(device).eval()
         part.encoder_decoder.generation_config.length_penalty = 1.0
@@ -163,6 +175,8 @@ def _load(kind: Any, name: str) -> Any:
     lost += [key for key in unexpected if not key.startswith("embedder.")]
     lost += [key for key, value in own.items() if not torch.equal(state[key], value.to(state[key].dtype))]
     if lost:
-        raise InputError(f"{name}: expected weights for every parameter, got {len(lost)} that differ "
-                         f"({lost[0]}, ...); use the versions of pyproject.toml")
+        raise InputError(
+            f"{name}: expected weights for every parameter, got {len(lost)} that differ "
+            f"({lost[0]}, ...); use the versions of pyproject.toml"
+        )
     return model

@@ -100,8 +100,11 @@ def history(errors: Sequence[float], settled: Sequence[bool], first: int, q: int
 
     Iterations that are not ``settled``, with a prompt that is still being evaluated, are left out.
     """
-    return [min(errors[at : at + q]) < min(errors[:at], default=math.inf)
-            for at in range(first, len(errors), q) if all(settled[at : at + q])]
+    return [
+        min(errors[at : at + q]) < min(errors[:at], default=math.inf)
+        for at in range(first, len(errors), q)
+        if all(settled[at : at + q])
+    ]
 
 
 def choose_anchor(known: Knowledge, length: float, rng: np.random.Generator) -> int:

@@ -82,11 +82,17 @@ class Proposer:
         rows = _highest_fidelity(request.observed)
         if stage == "seeds":
             seeds = [Prompt(text) for text, source in self._sources.items() if source in ("seed", "file")]
-            proposals = [Proposal(seed, Origin(self._sources[seed.instruction], stage, bracket))
-                         for seed in seeds if seed.id not in taken][:n]
+            proposals = [
+                Proposal(seed, Origin(self._sources[seed.instruction], stage, bracket))
+                for seed in seeds
+                if seed.id not in taken
+            ][:n]
         elif (known := self._known(rows, request)) is None:
-            prompts = (sample(self._grid, n, rng, taken) if self._grid else
-                       random_prompts(tuple(self._sources), self._pool, n, rng, taken))
+            prompts = (
+                sample(self._grid, n, rng, taken)
+                if self._grid
+                else random_prompts(tuple(self._sources), self._pool, n, rng, taken)
+            )
             proposals = self._describe(prompts, stage, bracket)
         else:
             excluded = [prompt for prompt, observation in request.observed if not observation.evaluated]
@@ -95,12 +101,17 @@ class Proposer:
             prompts = [one.prompt for one in written]
             if len(prompts) < n:
                 search = partial(from_grid, grid=self._grid) if self._grid else two_stage
-                prompts += search(known, n - len(prompts), config=self._config.proposal, rng=rng,
-                                  taken=(*prompts, *excluded))
+                prompts += search(
+                    known, n - len(prompts), config=self._config.proposal, rng=rng, taken=(*prompts, *excluded)
+                )
             proposals = self._describe(prompts, stage, bracket, known, written)
         if len(proposals) < n and stage != "seeds":
-            logger.warning("bracket %d: expected %d new prompts, found %d: the search space is exhausted",
-                           bracket, n, len(proposals))
+            logger.warning(
+                "bracket %d: expected %d new prompts, found %d: the search space is exhausted",
+                bracket,
+                n,
+                len(proposals),
+            )
         return proposals
 
     def _known(self, rows: Observed, request: Request) -> Knowledge | None:
@@ -119,8 +130,12 @@ class Proposer:
         row = {prompt.id: i for i, prompt in enumerate(prompts)}
         z = embed(prompts)
         gp = self._make_gp(self._space.inst_dim)
-        gp.fit(z, [o.errors for _, o in answered], [o.evaluated for _, o in answered],
-               [row[prompt.id] for prompt, _ in answered])
+        gp.fit(
+            z,
+            [o.errors for _, o in answered],
+            [o.evaluated for _, o in answered],
+            [row[prompt.id] for prompt, _ in answered],
+        )
         with torch.no_grad():
             mean = gp.predict(z)[0]
         texts = dict.fromkeys((*self._sources, *(prompt.instruction for prompt in prompts)))
@@ -162,8 +177,11 @@ class Proposer:
             if one.inversion:
                 cosines[one.prompt.id] = one.inversion.cosine
         return [
-            Proposal(prompt, Origin(self._sources.get(prompt.instruction, "invbo"), stage, bracket,
-                                    cosines.get(prompt.id)), info)
+            Proposal(
+                prompt,
+                Origin(self._sources.get(prompt.instruction, "invbo"), stage, bracket, cosines.get(prompt.id)),
+                info,
+            )
             for prompt, info in zip(prompts, infos, strict=True)
         ]
 

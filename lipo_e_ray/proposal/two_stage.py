@@ -117,8 +117,12 @@ def two_stage(
 
 
 def from_grid(
-    known: Knowledge, n: int, grid: Sequence[Prompt], config: ProposalConfig, rng: np.random.Generator,
-    taken: Iterable[Prompt] = ()
+    known: Knowledge,
+    n: int,
+    grid: Sequence[Prompt],
+    config: ProposalConfig,
+    rng: np.random.Generator,
+    taken: Iterable[Prompt] = (),
 ) -> list[Prompt]:
     """The same where ``grid`` holds all prompts there are: ``greedy_batch`` of those left, a share at random."""
     excluded = {prompt.id for prompt in (*known.prompts, *known.running, *taken)}
@@ -159,11 +163,16 @@ def _candidates(known: Knowledge, config: ProposalConfig, rng: np.random.Generat
     instructions = _choose_instructions(known, config.instructions, rng)
     start = _starts(known, instructions, config.restarts, rng)
     z = _optimise_exemplars(known, known.space.encode(start), config)
-    decoded = [Prompt(prompt.instruction, exemplars)
-               for prompt, exemplars in zip(start, known.space.decode_exemplars(z), strict=True)]
+    decoded = [
+        Prompt(prompt.instruction, exemplars)
+        for prompt, exemplars in zip(start, known.space.decode_exemplars(z), strict=True)
+    ]
     best = [known.prompts[i] for i in known.ranking()]
-    edited = [Prompt(prompt.instruction, known.pool.edit(prompt.exemplars, rng))
-              for prompt in best[:EDITED] for _ in range(EDITS)]
+    edited = [
+        Prompt(prompt.instruction, known.pool.edit(prompt.exemplars, rng))
+        for prompt in best[:EDITED]
+        for _ in range(EDITS)
+    ]
     sets = _good_sets(known)[:5]
     recombined = [Prompt(instruction, exemplars) for instruction in instructions[:RECOMBINED] for exemplars in sets]
     return decoded + edited + recombined
@@ -189,8 +198,11 @@ def _choose_instructions(known: Knowledge, count: int, rng: np.random.Generator)
 def _starts(known: Knowledge, instructions: Sequence[str], restarts: int, rng: np.random.Generator) -> list[Prompt]:
     """``restarts`` prompts per instruction: half of them (rounded down) with good observed sets, the others random."""
     good = _good_sets(known)
-    return [Prompt(text, good[int(rng.integers(len(good)))] if restart < restarts // 2 else known.pool.random(rng))
-            for text in instructions for restart in range(restarts)]
+    return [
+        Prompt(text, good[int(rng.integers(len(good)))] if restart < restarts // 2 else known.pool.random(rng))
+        for text in instructions
+        for restart in range(restarts)
+    ]
 
 
 def _optimise_exemplars(known: Knowledge, start: Tensor, config: ProposalConfig) -> Tensor:

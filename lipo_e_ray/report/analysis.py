@@ -106,15 +106,27 @@ def read(ledger: Ledger) -> Records:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
     scored = tuple(
-        Scored(proposal.prompt, proposal.origin, top[key].fidelity, top[key].observation,
-               Rate(test[key].evaluated - test[key].errors, test[key].evaluated) if key in test else None)
-        for key, proposal in first.items() if key in top)
+        Scored(
+            proposal.prompt,
+            proposal.origin,
+            top[key].fidelity,
+            top[key].observation,
+            Rate(test[key].evaluated - test[key].errors, test[key].evaluated) if key in test else None,
+        )
+        for key, proposal in first.items()
+        if key in top
+    )
     answers = [*validation.values(), *test.values()]
     return Records(
-        scored, rungs, proposals, {key: o.evaluated for key, o in validation.items()},
-        {key: ledger.statuses(key, "test") for key in test}, tuple(ledger.failures()),
+        scored,
+        rungs,
+        proposals,
+        {key: o.evaluated for key, o in validation.items()},
+        {key: ledger.statuses(key, "test") for key in test},
+        tuple(ledger.failures()),
         Usage(ledger.calls(), ledger.tokens(), sum(o.evaluated for o in answers), sum(o.unparseable for o in answers)),
-        ledger.fingerprints)
+        ledger.fingerprints,
+    )
 
 
 def best_over_calls(records: Records) -> list[RungResult]:
@@ -158,9 +170,15 @@ def parts(records: Records) -> list[Part]:
     table = []
     for name, belongs in _PARTS.items():
         mine = [s for s in records.scored if belongs(s.origin)]
-        table.append(Part(name, len(mine), sum(s.fidelity == records.full_fidelity for s in mine),
-                          sum(n for key, n in records.answered.items() if key in origins and belongs(origins[key])),
-                          _least_error(records, lambda s, belongs=belongs: belongs(s.origin))))
+        table.append(
+            Part(
+                name,
+                len(mine),
+                sum(s.fidelity == records.full_fidelity for s in mine),
+                sum(n for key, n in records.answered.items() if key in origins and belongs(origins[key])),
+                _least_error(records, lambda s, belongs=belongs: belongs(s.origin)),
+            )
+        )
     return table
 
 
@@ -191,10 +209,11 @@ def predictions(records: Records) -> list[Prediction]:
     first: dict[tuple[int, str], Observation] = {}
     for r in records.rungs:
         first.setdefault((r.bracket, r.observation.prompt_id), r.observation)
-    return [Prediction(p.origin, p.info["mean"], p.info["std"], first[p.origin.bracket, p.prompt.id])
-            for p in records.proposals
-            if (p.origin.bracket, p.prompt.id) in first
-            and p.info.get("mean") is not None and p.info.get("std") is not None]
+    return [
+        Prediction(p.origin, p.info["mean"], p.info["std"], first[p.origin.bracket, p.prompt.id])
+        for p in records.proposals
+        if (p.origin.bracket, p.prompt.id) in first and p.info.get("mean") is not None and p.info.get("std") is not None
+    ]
 
 
 def coverage(found: Collection[Prediction]) -> Rate:
@@ -225,6 +244,7 @@ def new_instructions(records: Records, inputs: Collection[str] = SEED_INSTRUCTIO
 
     ``inputs``: instructions the run was given, beside all that other sources proposed.
     """
+
     def plain(text: str) -> str:
         return " ".join(text.casefold().split())
 

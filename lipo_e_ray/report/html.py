@@ -74,14 +74,27 @@ def write_report(run_dir: Path) -> Path:
     pictures = [_tag("img", src=p.uri, alt=p.title) for p in draw(records, folder.latent_folder)]
     title = f"LIPO-E: {Path(config.task.name).name} with {Path(config.model.name).name}"
     body = [
-        _tag("h1", title), *_answer(records), *_best_prompt(records),
-        _tag("h2", "The ten best prompts"), *_top(records), _tag("h2", "What each part gave"), *_parts(records),
+        _tag("h1", title),
+        *_answer(records),
+        *_best_prompt(records),
+        _tag("h2", "The ten best prompts"),
+        *_top(records),
+        _tag("h2", "What each part gave"),
+        *_parts(records),
         *_new_instructions(records, _given(config.instructions_file)),
-        _tag("h2", "How the run went"), *pictures, _tag("h2", "Run facts"), *_facts(records),
-        _tag("h2", "Configuration"), _tag("pre", json.dumps(to_dict(config), indent=2, ensure_ascii=False)),
+        _tag("h2", "How the run went"),
+        *pictures,
+        _tag("h2", "Run facts"),
+        *_facts(records),
+        _tag("h2", "Configuration"),
+        _tag("pre", json.dumps(to_dict(config), indent=2, ensure_ascii=False)),
     ]
-    head = [_tag("meta", charset="utf-8"), _tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-            _tag("title", title), _tag("style", _Html(_STYLE))]
+    head = [
+        _tag("meta", charset="utf-8"),
+        _tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        _tag("title", title),
+        _tag("style", _Html(_STYLE)),
+    ]
     page = "<!doctype html>\n" + _tag("html", _tag("head", *head), _tag("body", *body), lang="en") + "\n"
     path = folder.path / "report.html"
     draft = path.with_suffix(".tmp")
@@ -137,8 +150,10 @@ def _rate(rate: Rate) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int]) -> _Html:
     """``text``: the columns of words, the others hold numbers; the longest words (instructions) wrap."""
+
     def row(cell: str, values: Sequence[str]) -> _Html:
         return _tag("tr", *(_tag(cell, v, class_="" if i in text else "n") for i, v in enumerate(values)))
+
     return _tag("table", row("th", columns), *(row("td", values) for values in rows))
 
 
@@ -148,20 +163,40 @@ def _answer(records: Records) -> list[_Html]:
     for name, scored in (("baseline", records.baseline), ("best", records.best)):
         if (rate := _test(scored)) is not None:
             low, high = rate.interval
-            cells += [_tag("div", name), _figure(f"{rate.value:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]"),
-                      _tag("div", _tag("div", class_="bar", style=f"left:{low:.2%};width:{high - low:.2%}"),
-                           _tag("div", class_="dot", style=f"left:{rate.value:.2%}"), class_=f"scale {name}")]
+            cells += [
+                _tag("div", name),
+                _figure(f"{rate.value:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]"),
+                _tag(
+                    "div",
+                    _tag("div", class_="bar", style=f"left:{low:.2%};width:{high - low:.2%}"),
+                    _tag("div", class_="dot", style=f"left:{rate.value:.2%}"),
+                    class_=f"scale {name}",
+                ),
+            ]
     cells += [_tag("div", "cost"), _figure(f"{records.usage.calls:,}", "LLM calls"), _tag("div")]
     lead = f"Test accuracy, 0 to 100%, with 95% intervals. {records.usage.calls:,} LLM calls in all, test included."
     blocks = [_tag("p", lead if records.paired else final_line(records)), _tag("div", *cells, class_="answer")]
     if (paired := records.paired) is not None:
         low, high = paired.interval
-        blocks.append(_tag("p", (
-            f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
-            f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} with the "
-            f"baseline only (McNemar's exact p = {paired.p_value:.2g}).")))
-    return [*blocks, _tag("p", "Prompts were chosen on validation examples only. The baseline is the best seed "
-                          "instruction without exemplars.", class_="soft")]
+        blocks.append(
+            _tag(
+                "p",
+                (
+                    f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
+                    f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} with the "
+                    f"baseline only (McNemar's exact p = {paired.p_value:.2g})."
+                ),
+            )
+        )
+    return [
+        *blocks,
+        _tag(
+            "p",
+            "Prompts were chosen on validation examples only. The baseline is the best seed "
+            "instruction without exemplars.",
+            class_="soft",
+        ),
+    ]
 
 
 def _figure(value: str, unit: str) -> _Html:
@@ -171,10 +206,19 @@ def _figure(value: str, unit: str) -> _Html:
 def _best_prompt(records: Records) -> list[_Html]:
     if (best := records.best) is None:
         return [_tag("p", "No result yet: the ledger holds no evaluated prompt.")]
-    turns = [_tag("div", _tag("div", m["role"], class_="role"), _tag("div", m["content"], class_="text"),
-                  class_=f"turn {m['role']}") for m in render(best.prompt, PLACEHOLDER)]
-    lead = (f"Found by {STAGE_NAMES[best.origin.stage]}, its instruction by {_author(best)}. Right on "
-            f"{_rate(best.accuracy)} of {best.fidelity} validation examples. The chat as it is sent:")
+    turns = [
+        _tag(
+            "div",
+            _tag("div", m["role"], class_="role"),
+            _tag("div", m["content"], class_="text"),
+            class_=f"turn {m['role']}",
+        )
+        for m in render(best.prompt, PLACEHOLDER)
+    ]
+    lead = (
+        f"Found by {STAGE_NAMES[best.origin.stage]}, its instruction by {_author(best)}. Right on "
+        f"{_rate(best.accuracy)} of {best.fidelity} validation examples. The chat as it is sent:"
+    )
     return [_tag("h2", "The best prompt"), _tag("p", lead, class_="soft"), _tag("div", *turns, class_="chat")]
 
 
@@ -183,14 +227,31 @@ def _author(scored: Scored) -> str:
 
 
 def _top(records: Records) -> list[_Html]:
-    rows = [("" if rank is None else str(rank), f"{s.observation.error:.1%}", str(s.fidelity),
-             _rate(s.test) if s.test else "", STAGE_NAMES[s.origin.stage], _author(s), str(len(s.prompt.exemplars)),
-             s.prompt.instruction)
-            for rank, s in top_prompts(records)]
-    note = ("Scores of different fidelities are not comparable: only prompts measured on all "
-            f"{records.full_fidelity} examples have a rank.")
-    return [_table(("rank", "error", "on examples", "test accuracy", "stage", "by", "exemplars", "instruction"),
-                   rows, (4, 5, 7)), _tag("p", note, class_="soft")]
+    rows = [
+        (
+            "" if rank is None else str(rank),
+            f"{s.observation.error:.1%}",
+            str(s.fidelity),
+            _rate(s.test) if s.test else "",
+            STAGE_NAMES[s.origin.stage],
+            _author(s),
+            str(len(s.prompt.exemplars)),
+            s.prompt.instruction,
+        )
+        for rank, s in top_prompts(records)
+    ]
+    note = (
+        "Scores of different fidelities are not comparable: only prompts measured on all "
+        f"{records.full_fidelity} examples have a rank."
+    )
+    return [
+        _table(
+            ("rank", "error", "on examples", "test accuracy", "stage", "by", "exemplars", "instruction"),
+            rows,
+            (4, 5, 7),
+        ),
+        _tag("p", note, class_="soft"),
+    ]
 
 
 def _parts(records: Records) -> list[_Html]:
@@ -200,10 +261,14 @@ def _parts(records: Records) -> list[_Html]:
         error = f"{p.best.observation.error:.1%}" if p.best else "none in full"
         gain = f"{100 * (base.observation.error - p.best.observation.error):+.1f}" if p.best and base else ""
         rows.append((p.name, str(p.prompts), str(p.finished), f"{p.calls:,}", error, gain))
-    return [_table(("part", "prompts", "in full", "LLM calls", "best error", "points better than baseline"), rows,
-                   (0,)),
-            _tag("p", f"Best error: least validation error among prompts measured on all {records.full_fidelity} "
-                 "examples.", class_="soft")]
+    return [
+        _table(("part", "prompts", "in full", "LLM calls", "best error", "points better than baseline"), rows, (0,)),
+        _tag(
+            "p",
+            f"Best error: least validation error among prompts measured on all {records.full_fidelity} examples.",
+            class_="soft",
+        ),
+    ]
 
 
 def _given(instructions_file: str) -> set[str]:
@@ -215,26 +280,45 @@ def _given(instructions_file: str) -> set[str]:
 
 def _new_instructions(records: Records, given: set[str]) -> list[_Html]:
     found = new_instructions(records, given)
-    rows = [(n.best.prompt.instruction, "" if (c := n.best.origin.cosine) is None else f"{c:.3f}",
-             "no" if n.novel else "yes", f"{n.best.observation.error:.1%}", str(n.best.fidelity)) for n in found]
-    lead = (f"{len(found)} instructions written by inversion were evaluated, {sum(n.novel for n in found)} of them in "
-            "no input (shipped, given or proposed from APE, whatever case and spacing). Cosine: of the text's "
-            f"embedding to the one it was written for. The best {SHOWN_INSTRUCTIONS} at most are shown.")
+    rows = [
+        (
+            n.best.prompt.instruction,
+            "" if (c := n.best.origin.cosine) is None else f"{c:.3f}",
+            "no" if n.novel else "yes",
+            f"{n.best.observation.error:.1%}",
+            str(n.best.fidelity),
+        )
+        for n in found
+    ]
+    lead = (
+        f"{len(found)} instructions written by inversion were evaluated, {sum(n.novel for n in found)} of them in "
+        "no input (shipped, given or proposed from APE, whatever case and spacing). Cosine: of the text's "
+        f"embedding to the one it was written for. The best {SHOWN_INSTRUCTIONS} at most are shown."
+    )
     columns = ("instruction", "cosine", "in an input", "error", "on examples")
-    return [_tag("h2", "InvBO's new instructions"), _tag("p", lead, class_="soft"),
-            _table(columns, rows[:SHOWN_INSTRUCTIONS], (0,))]
+    return [
+        _tag("h2", "InvBO's new instructions"),
+        _tag("p", lead, class_="soft"),
+        _table(columns, rows[:SHOWN_INSTRUCTIONS], (0,)),
+    ]
 
 
 def _facts(records: Records) -> list[_Html]:
     usage = records.usage
     reasons = Counter(" ".join(f.error.split())[:200] for f in records.failures).most_common(3)
     rows = [
-        ("LLM calls", f"{usage.calls:,}: {usage.answers:,} answers, {len(records.failures):,} failed attempts, "
-                      f"{usage.calls - usage.answers - len(records.failures):,} generations"),
+        (
+            "LLM calls",
+            f"{usage.calls:,}: {usage.answers:,} answers, {len(records.failures):,} failed attempts, "
+            f"{usage.calls - usage.answers - len(records.failures):,} generations",
+        ),
         ("unparseable answers", f"{usage.unparseable:,} of {usage.answers:,} (counted as wrong)"),
         ("failed attempts", "; ".join(f"{count} x {reason}" for reason, count in reasons) or "none"),
-        ("tokens", f"{usage.tokens['prompt_tokens']:,} in, of which {usage.cache_share:.0%} came from the prefix "
-                   f"cache; {usage.tokens['completion_tokens']:,} out"),
+        (
+            "tokens",
+            f"{usage.tokens['prompt_tokens']:,} in, of which {usage.cache_share:.0%} came from the prefix "
+            f"cache; {usage.tokens['completion_tokens']:,} out",
+        ),
         *((f"{name} fingerprint", value) for name, value in asdict(records.fingerprints).items()),
     ]
     return [_table(("fact", "value"), rows, (0, 1))]

@@ -30,9 +30,17 @@ SOURCE_NAMES = {"seed": "seed", "file": "user", "ape": "APE", "invbo": "inversio
 SOURCE_MARKERS = {"seed": "o", "file": "D", "ape": "s", "invbo": "^"}
 _WIDTH = 8.5  # inches
 _STYLE = {
-    "font.size": 10, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
-    "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "lipo-e-ray",  # same ledger, same bytes
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "lipo-e-ray",  # same ledger, same bytes
 }
 
 
@@ -47,8 +55,13 @@ class Picture:
 def draw(records: Records, latent_folder: Path) -> list[Picture]:
     """Every plot this ledger has the numbers for, in the order of the report."""
     with matplotlib.rc_context(_STYLE):
-        made = [best_plot(records), bracket_plot(records), calibration_plot(records), latent_plot(records),
-                loss_plot(latent_folder / "vae_loss.json")]
+        made = [
+            best_plot(records),
+            bracket_plot(records),
+            calibration_plot(records),
+            latent_plot(records),
+            loss_plot(latent_folder / "vae_loss.json"),
+        ]
         return [Picture(title, _data_uri(figure)) for figure, title in filter(None, made)]
 
 
@@ -61,11 +74,26 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
     spans = stage_spans(records)
     for stage, start, end in spans:
         axes.axvspan(start, end, color=STAGE_COLOURS[stage], alpha=0.07, linewidth=0)
-        axes.text((start + end) / 2, 1.0, STAGE_NAMES[stage], transform=axes.get_xaxis_transform(), ha="center",
-                  va="bottom", color=STAGE_COLOURS[stage], fontweight="bold")
+        axes.text(
+            (start + end) / 2,
+            1.0,
+            STAGE_NAMES[stage],
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            color=STAGE_COLOURS[stage],
+            fontweight="bold",
+        )
         full = [r for r in records.rungs if r.stage == stage and r.fidelity == records.full_fidelity]
-        axes.scatter([r.calls for r in full], [r.observation.error for r in full], s=22, alpha=0.55, linewidth=0,
-                     color=STAGE_COLOURS[stage], clip_on=False)
+        axes.scatter(
+            [r.calls for r in full],
+            [r.observation.error for r in full],
+            s=22,
+            alpha=0.55,
+            linewidth=0,
+            color=STAGE_COLOURS[stage],
+            clip_on=False,
+        )
     x = [*(r.calls for r in steps), spans[-1][2]]
     y = [*(r.observation.error for r in steps), steps[-1].observation.error]
     axes.step(x, y, where="post", color="black", linewidth=1.8)
@@ -75,8 +103,11 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
         error = base.observation.error
         axes.axhline(error, color=STAGE_COLOURS["seeds"], linestyle="--", linewidth=1)
         _beside(axes, error, STAGE_COLOURS["seeds"])
-        title = (f"Validation error fell from {error:.1%} (best seed, dashed) to {y[-1]:.1%}" if y[-1] < error
-                 else f"No prompt beat the best seed instruction's validation error of {error:.1%}")
+        title = (
+            f"Validation error fell from {error:.1%} (best seed, dashed) to {y[-1]:.1%}"
+            if y[-1] < error
+            else f"No prompt beat the best seed instruction's validation error of {error:.1%}"
+        )
     axes.set_xlim(0, max(x[-1], 1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("LLM calls of the search (evaluated questions)")
@@ -109,7 +140,7 @@ def bracket_plot(records: Records) -> tuple[Figure, str] | None:
         axes.tick_params(labelbottom=place + columns >= len(panels), labelsize=8)
     ticks = sorted({r.fidelity for r in records.rungs}, reverse=True)
     grid[0, 0].set_xscale("log", base=2)
-    shown = ticks[::1 if len(ticks) < 6 else 2]
+    shown = ticks[:: 1 if len(ticks) < 6 else 2]
     grid[0, 0].set_xticks(shown, [str(n) for n in shown])
     grid[0, 0].minorticks_off()
     for axes in grid[:, 0]:
@@ -131,8 +162,15 @@ def _bracket_panel(axes: Axes, results: list[RungResult], full: int) -> tuple[in
     for way in sorted(ways.values(), key=lambda way: way[-1].fidelity):
         x, y = [r.fidelity for r in way], [r.observation.error for r in way]
         top = way[-1].fidelity == full
-        axes.plot(x, y, color=colour if top else "#aaaaaa", linewidth=1.3 if top else 0.7, marker="o",
-                  markersize=3.5 if top else 2.2, alpha=0.9 if top else 0.6)
+        axes.plot(
+            x,
+            y,
+            color=colour if top else "#aaaaaa",
+            linewidth=1.3 if top else 0.7,
+            marker="o",
+            markersize=3.5 if top else 2.2,
+            alpha=0.9 if top else 0.6,
+        )
     return len(ways), len(finished)
 
 
@@ -148,15 +186,27 @@ def calibration_plot(records: Records) -> tuple[Figure, str] | None:
         mean, half = np.array([p.mean for p in mine]), np.array([Z95 * p.spread for p in mine])
         left.vlines(mean, mean - half, mean + half, color=colour, linewidth=0.7, alpha=0.3)
         if mine:
-            left.scatter(mean, [p.observation.error for p in mine], s=20, color=colour, alpha=0.8, linewidth=0,
-                         label=STAGE_NAMES[stage])
+            left.scatter(
+                mean,
+                [p.observation.error for p in mine],
+                s=20,
+                color=colour,
+                alpha=0.8,
+                linewidth=0,
+                label=STAGE_NAMES[stage],
+            )
     left.axline((0, 0), slope=1, color="black", linewidth=1, linestyle="--")
     left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     _errors(left, "x", "predicted error (bars: 95% intervals)")
     _errors(left, "y", "observed error (first rung)")
     left.legend(loc="upper left")
-    right.hist(np.clip([p.residual for p in found], -3.99, 3.99), bins=np.arange(-4, 4.01, 0.5), density=True,
-               color="#56B4E9", edgecolor="white")
+    right.hist(
+        np.clip([p.residual for p in found], -3.99, 3.99),
+        bins=np.arange(-4, 4.01, 0.5),
+        density=True,
+        color="#56B4E9",
+        edgecolor="white",
+    )
     x = np.linspace(-4, 4, 200)
     right.plot(x, np.exp(-x * x / 2) / math.sqrt(2 * math.pi), color="black", linewidth=1.2)
     right.set(xlabel="standardised residual (line: standard normal)", ylabel="density")
@@ -183,15 +233,28 @@ def latent_plot(records: Records) -> tuple[Figure, str] | None:
     figure, axes = _figure(4.6)
     for source, marker in SOURCE_MARKERS.items():
         mine = np.array([s.origin.source == source for s in shown])
-        points = axes.scatter(*flat[mine].T, c=errors[mine], s=sizes[mine], marker=marker, cmap="viridis", alpha=0.85,
-                              vmin=errors.min(), vmax=errors.max(), edgecolor="#333333", linewidth=0.4)
+        points = axes.scatter(
+            *flat[mine].T,
+            c=errors[mine],
+            s=sizes[mine],
+            marker=marker,
+            cmap="viridis",
+            alpha=0.85,
+            vmin=errors.min(),
+            vmax=errors.max(),
+            edgecolor="#333333",
+            linewidth=0.4,
+        )
     if records.best in shown:
-        axes.scatter(*flat[shown.index(records.best)], s=420, marker="o", facecolor="none", edgecolor="#D55E00",
-                     linewidth=2)
+        axes.scatter(
+            *flat[shown.index(records.best)], s=420, marker="o", facecolor="none", edgecolor="#D55E00", linewidth=2
+        )
     figure.colorbar(points, ax=axes, label="error at the prompt's highest fidelity", format=PercentFormatter(1.0, 0))
     figure.legend(handles=_latent_legend(shown, records.full_fidelity), loc="outside lower center", ncols=7, fontsize=9)
-    axes.set(xlabel=f"direction 1 ({variance[0]:.0%} of the variance)",
-             ylabel=f"direction 2 ({variance[1]:.0%} of the variance)")
+    axes.set(
+        xlabel=f"direction 1 ({variance[0]:.0%} of the variance)",
+        ylabel=f"direction 2 ({variance[1]:.0%} of the variance)",
+    )
     correlation = neighbour_correlation(z, errors)
     title = f"Latent map of {len(shown)} prompts: neighbours' errors correlate at r = {correlation:.2f}"
     axes.set_title(title, pad=10)
@@ -202,10 +265,33 @@ def _latent_legend(shown: list[Scored], full: int) -> list[Line2D]:
     used = {s.origin.source for s in shown}
     entries = [(marker, SOURCE_NAMES[source], 7.0) for source, marker in SOURCE_MARKERS.items() if source in used]
     entries += [("o", f"{n} examples", math.sqrt(18 + 110 * n / full)) for n in (min(s.fidelity for s in shown), full)]
-    handles = [Line2D([], [], linestyle="", marker=marker, markersize=size, markerfacecolor="#bbbbbb",
-                      markeredgecolor="#333333", label=name) for marker, name, size in entries]
-    return [*handles, Line2D([], [], linestyle="", marker="o", markersize=15, markerfacecolor="none",
-                             markeredgecolor="#D55E00", markeredgewidth=2, label="best prompt")]
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=marker,
+            markersize=size,
+            markerfacecolor="#bbbbbb",
+            markeredgecolor="#333333",
+            label=name,
+        )
+        for marker, name, size in entries
+    ]
+    return [
+        *handles,
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            markersize=15,
+            markerfacecolor="none",
+            markeredgecolor="#D55E00",
+            markeredgewidth=2,
+            label="best prompt",
+        ),
+    ]
 
 
 def loss_plot(path: Path) -> tuple[Figure, str] | None:

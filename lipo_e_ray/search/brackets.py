@@ -59,8 +59,10 @@ def fidelities(n: int, b_min: int, eta: int) -> tuple[int, ...]:
     Raises ``InputError`` when there are fewer examples than ``b_min``.
     """
     if n < b_min:
-        raise InputError(f"validation split: expected {b_min} examples or more (b_min), got {n}; "
-                         f"add examples or lower hyperband.b_min")
+        raise InputError(
+            f"validation split: expected {b_min} examples or more (b_min), got {n}; "
+            f"add examples or lower hyperband.b_min"
+        )
     ladder = [n]
     while ladder[-1] // eta >= b_min:
         ladder.append(ladder[-1] // eta)
@@ -74,7 +76,7 @@ def hyperband_brackets(n: int, b_min: int, eta: int, first_index: int = 0) -> li
     brackets = []
     for s in range(s_max, -1, -1):
         width = -(-(s_max + 1) * eta**s // (s + 1))
-        rungs = tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder[s_max - s:]))
+        rungs = tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder[s_max - s :]))
         brackets.append(Bracket(first_index + s_max - s, "hyperband", s, rungs))
     return brackets
 
@@ -85,14 +87,18 @@ def _seeds_bracket(ladder: tuple[int, ...], seeds: int, eta: int, budget: float)
     It starts where the halving can end with two, but not on fewer than ``SEEDS_START`` examples: a good seed lost early
     would flatter the search. It starts lower only where ``budget`` demands it.
     """
+
     def from_rung(start: int) -> Bracket:
-        rungs = tuple(Rung(seeds if i == 0 else max(min(2, seeds), seeds // eta**i), fidelity)
-                      for i, fidelity in enumerate(ladder[start:]))
+        rungs = tuple(
+            Rung(seeds if i == 0 else max(min(2, seeds), seeds // eta**i), fidelity)
+            for i, fidelity in enumerate(ladder[start:])
+        )
         return Bracket(0, "seeds", len(rungs) - 1, rungs)
 
     start = len(ladder) - 1
-    while start > 0 and (from_rung(start).cost() > budget or (
-            from_rung(start).rungs[-1].size > 2 and ladder[start - 1] >= SEEDS_START)):
+    while start > 0 and (
+        from_rung(start).cost() > budget or (from_rung(start).rungs[-1].size > 2 and ladder[start - 1] >= SEEDS_START)
+    ):
         start -= 1
     return from_rung(start)
 

@@ -15,8 +15,19 @@ from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperban
 from lipo_e_ray.search.race import Known, Race
 from lipo_e_ray.types import Evaluation, InputError, Observation, RungResult, Stage
 
-__all__ = ["Action", "Bracket", "Evaluate", "Hyperband", "Propose", "Rung", "Snapshot", "cost", "fidelities",
-           "hyperband_brackets", "plan_brackets"]
+__all__ = [
+    "Action",
+    "Bracket",
+    "Evaluate",
+    "Hyperband",
+    "Propose",
+    "Rung",
+    "Snapshot",
+    "cost",
+    "fidelities",
+    "hyperband_brackets",
+    "plan_brackets",
+]
 
 
 @dataclass(frozen=True)
@@ -89,15 +100,18 @@ class Hyperband:
     Raises ``InputError`` when ``max_calls`` cannot pay for one prompt at the highest fidelity.
     """
 
-    def __init__(self, brackets: Sequence[Bracket], seed: int, max_calls: int = 0, invbo_share: float = 0.0,
-                 overlap: int = 1) -> None:
+    def __init__(
+        self, brackets: Sequence[Bracket], seed: int, max_calls: int = 0, invbo_share: float = 0.0, overlap: int = 1
+    ) -> None:
         self._brackets = tuple(brackets)
         self._ticks = ticks(self._brackets, overlap)
         self._seed = str(seed)
         self._top = max(bracket.rungs[-1].fidelity for bracket in brackets)
         if 0 < max_calls < self._top:
-            raise InputError(f"call budget: expected {self._top} evaluations or more (one prompt on all validation "
-                             f"examples), got {max_calls}; raise --max-llm-calls or use fewer validation examples")
+            raise InputError(
+                f"call budget: expected {self._top} evaluations or more (one prompt on all validation "
+                f"examples), got {max_calls}; raise --max-llm-calls or use fewer validation examples"
+            )
         self._max_calls = max_calls
         kept = invbo_share if any(bracket.stage == "invbo" for bracket in brackets) else 0.0
         before_invbo = max(self._top, int(max_calls * (1 - kept)))
@@ -113,9 +127,16 @@ class Hyperband:
         Asking changes nothing.
         """
         evaluations = [
-            Evaluate(race.bracket, len(race.rungs), race.bracket.rungs[len(race.rungs)].fidelity, race.runners(),
-                     self._ticks[position] + len(race.rungs))
-            for position, race in enumerate(self._races) if race.entrants]
+            Evaluate(
+                race.bracket,
+                len(race.rungs),
+                race.bracket.rungs[len(race.rungs)].fidelity,
+                race.runners(),
+                self._ticks[position] + len(race.rungs),
+            )
+            for position, race in enumerate(self._races)
+            if race.entrants
+        ]
         wanted = [self._wanted] if self._wanted else []
         return wanted + sorted(evaluations, key=lambda action: action.wave)
 
@@ -144,8 +165,9 @@ class Hyperband:
         race = next((race for race in self._races if race.bracket.index == bracket_index and race.entrants), None)
         seen = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
         if race is None or rung != len(race.rungs) or tuple(seen) != race.runners():
-            raise ValueError(f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} "
-                             f"with {list(seen)}")
+            raise ValueError(
+                f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} with {list(seen)}"
+            )
         fidelity = race.bracket.rungs[rung].fidelity
         if any(e.observation.evaluated + e.failed != fidelity for e in evaluations):
             raise ValueError(f"expected {fidelity} examples evaluated or failed, got {list(evaluations)}")
@@ -153,8 +175,18 @@ class Hyperband:
         promoted, results = race.close(seen, self._seed), []
         for prompt_id in entrants:
             self._now.add(fidelity, prompt_id, seen[prompt_id])
-            results.append(RungResult(bracket.index, bracket.stage, bracket.s, rung, fidelity,
-                                      seen[prompt_id].observation, prompt_id in promoted, self._now.calls))
+            results.append(
+                RungResult(
+                    bracket.index,
+                    bracket.stage,
+                    bracket.s,
+                    rung,
+                    fidelity,
+                    seen[prompt_id].observation,
+                    prompt_id in promoted,
+                    self._now.calls,
+                )
+            )
         self._open_next()
         return results
 
@@ -171,12 +203,20 @@ class Hyperband:
             rung = len(bracket.rungs) - 1
         ahead = sum(race.bracket.cost(len(race.rungs)) for race in opened)
         ahead += cost([self._wanted.bracket]) if self._wanted else 0
-        ahead += cost(self._brackets[len(self._races) + bool(self._wanted):])
+        ahead += cost(self._brackets[len(self._races) + bool(self._wanted) :])
         calls = self._now.calls
         return Snapshot(
-            bracket=bracket.index, brackets=len(self._brackets), open=len(opened) + bool(self._wanted),
-            stage=bracket.stage, rung=rung, rungs=len(bracket.rungs), fidelity=bracket.rungs[rung].fidelity, done=calls,
-            planned=min(calls + ahead, self._max_calls or calls + ahead), incumbent=self.incumbent())
+            bracket=bracket.index,
+            brackets=len(self._brackets),
+            open=len(opened) + bool(self._wanted),
+            stage=bracket.stage,
+            rung=rung,
+            rungs=len(bracket.rungs),
+            fidelity=bracket.rungs[rung].fidelity,
+            done=calls,
+            planned=min(calls + ahead, self._max_calls or calls + ahead),
+            incumbent=self.incumbent(),
+        )
 
     # ---- opening ----
 
@@ -186,24 +226,31 @@ class Hyperband:
             position = len(self._races)
             bracket, known = self._brackets[position], self._known_at(position)
             if self._max_calls:
-                pending = sum(race.bracket.cost(seen) for race, seen in self._seen_at(position)
-                              if race.running_after(seen))
+                pending = sum(
+                    race.bracket.cost(seen) for race, seen in self._seen_at(position) if race.running_after(seen)
+                )
                 bracket = bracket.narrowed(self._limits[bracket.stage] - known.calls - pending)
             if bracket is None:
                 self._races.append(Race(self._brackets[position], ()))
                 continue
             running = (race.running_after(seen) for race, seen in self._seen_at(position))
             observed = tuple(observation for of_one in known.observed.values() for observation in of_one)
-            self._wanted = Propose(bracket, bracket.rungs[0].size, observed,
-                                   tuple(dict.fromkeys(prompt_id for ids in running for prompt_id in ids)))
+            self._wanted = Propose(
+                bracket,
+                bracket.rungs[0].size,
+                observed,
+                tuple(dict.fromkeys(prompt_id for ids in running for prompt_id in ids)),
+            )
 
     def _is_due(self, position: int) -> bool:
         return all(len(race.rungs) >= seen or not race.entrants for race, seen in self._seen_at(position))
 
     def _seen_at(self, position: int) -> list[tuple[Race, int]]:
         """The brackets before ``position``, each with how many of its rungs are complete at the tick this one opens."""
-        return [(race, min(len(race.bracket.rungs), self._ticks[position] - self._ticks[i]))
-                for i, race in enumerate(self._races[:position])]
+        return [
+            (race, min(len(race.bracket.rungs), self._ticks[position] - self._ticks[i]))
+            for i, race in enumerate(self._races[:position])
+        ]
 
     def _known_at(self, position: int) -> Known:
         known = Known(self._seed, self._top)

@@ -40,11 +40,18 @@ class Race:
         if above == len(self.bracket.rungs):
             return set()
         pace = seen.get(self.pace) if self.pace is not None else None
-        eligible = [prompt_id for prompt_id in self.entrants
-                    if not seen[prompt_id].failed and _passes_gate(seen[prompt_id], pace)]
-        eligible.sort(key=lambda prompt_id: (seen[prompt_id].observation.errors,
-                                             digest("tie", seed, str(self.bracket.index), prompt_id)))
-        return set(eligible[:self.bracket.rungs[above].size])
+        eligible = [
+            prompt_id
+            for prompt_id in self.entrants
+            if not seen[prompt_id].failed and _passes_gate(seen[prompt_id], pace)
+        ]
+        eligible.sort(
+            key=lambda prompt_id: (
+                seen[prompt_id].observation.errors,
+                digest("tie", seed, str(self.bracket.index), prompt_id),
+            )
+        )
+        return set(eligible[: self.bracket.rungs[above].size])
 
 
 class Known:
@@ -70,8 +77,9 @@ class Known:
 
     def incumbent(self) -> Observation | None:
         """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
-        return min(self.complete.values(), default=None,
-                   key=lambda o: (o.errors, digest("incumbent", self._seed, o.prompt_id)))
+        return min(
+            self.complete.values(), default=None, key=lambda o: (o.errors, digest("incumbent", self._seed, o.prompt_id))
+        )
 
 
 def _passes_gate(evaluation: Evaluation, pace: Evaluation | None) -> bool:

@@ -26,13 +26,17 @@ class Walk:
 
     def request(self, action: Propose) -> Request:
         """The action with prompts for ids."""
-        return Request(action.bracket.stage, action.bracket.index, action.count,
-                       tuple((self.prompts[o.prompt_id], o) for o in action.observed),
-                       tuple(self.prompts[prompt_id] for prompt_id in action.running))
+        return Request(
+            action.bracket.stage,
+            action.bracket.index,
+            action.count,
+            tuple((self.prompts[o.prompt_id], o) for o in action.observed),
+            tuple(self.prompts[prompt_id] for prompt_id in action.running),
+        )
 
     def enter(self, bracket: Bracket, proposals: Sequence[Proposal]) -> None:
         """Take the proposals of ``bracket``; of more than it asked for (recorded under a larger budget) the first."""
-        prompts = [proposal.prompt for proposal in proposals[:bracket.rungs[0].size]]
+        prompts = [proposal.prompt for proposal in proposals[: bracket.rungs[0].size]]
         self.prompts.update({prompt.id: prompt for prompt in prompts})
         self.hyperband.proposed(bracket.index, [prompt.id for prompt in prompts])
 
@@ -60,5 +64,8 @@ def run_search(
             on_proposals(action.bracket.index, proposals)
             walk.enter(action.bracket, proposals)
         else:
-            walk.observe(action.bracket.index, action.rung,
-                         [evaluate(walk.prompts[prompt_id], action.fidelity) for prompt_id in action.prompt_ids])
+            walk.observe(
+                action.bracket.index,
+                action.rung,
+                [evaluate(walk.prompts[prompt_id], action.fidelity) for prompt_id in action.prompt_ids],
+            )

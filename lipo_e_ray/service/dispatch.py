@@ -189,8 +189,11 @@ class Dispatcher:
         if wave.fresh:
             return wave.queues[next(iter(wave.fresh))][0], engine
         queue = max(wave.queues.values(), key=len)
-        holders = [holder for holder in self._holders[queue[0].prompt_id]
-                   if holder.has_room and holder.load - engine.load <= PREFIX_COST]
+        holders = [
+            holder
+            for holder in self._holders[queue[0].prompt_id]
+            if holder.has_room and holder.load - engine.load <= PREFIX_COST
+        ]
         return queue[0], min(holders, key=lambda holder: holder.load, default=engine)
 
     def _hold(self, engine: _Engine, prompt_id: str) -> None:

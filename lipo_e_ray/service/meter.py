@@ -55,8 +55,9 @@ class Meter:
         while self._evaluated and self._evaluated[0][0] < now - RATE_WINDOW_S:
             self._evaluated.popleft()
         rate = sum(n for _, n in self._evaluated) / min(RATE_WINDOW_S, now - self._start)
-        return Progress(self._before + self._new, self._new, self._failed, rate, ready, engines, waiting,
-                        **self._tokens)
+        return Progress(
+            self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens
+        )
 
 
 def is_failed(answer: Outcome | Completion) -> bool:

@@ -127,13 +127,16 @@ class EvaluationService:
 
         A call that failed for good has an ``error``, and is sent again the next time it is asked for.
         """
-        keys: list[Key] = [(generation_key(self._fingerprints, conversation, sampling), "")
-                           for conversation, sampling in zip(conversations, samplings, strict=True)]
+        keys: list[Key] = [
+            (generation_key(self._fingerprints, conversation, sampling), "")
+            for conversation, sampling in zip(conversations, samplings, strict=True)
+        ]
         requests = dict(zip(keys, zip(conversations, samplings, strict=True), strict=True))
 
         async def send(keys: list[Key], avoid: int | None) -> tuple[int, list[Completion]]:
             engine, completions = await self._pool.generate(
-                [requests[key][0] for key in keys], [requests[key][1] for key in keys], avoid)
+                [requests[key][0] for key in keys], [requests[key][1] for key in keys], avoid
+            )
             for (key, _), completion in zip(keys, completions, strict=True):
                 await self._write(partial(self._ledger.record_generation, key, completion))
             return engine, completions
@@ -152,7 +155,7 @@ class EvaluationService:
         ours = [key for key in unpaid if key not in self._paying]
         own = []
         for start in range(0, len(ours), CHUNK):
-            chunk = ours[start:start + CHUNK]
+            chunk = ours[start : start + CHUNK]
             task = asyncio.create_task(self._pay(chunk, send))
             self._paying |= dict.fromkeys(chunk, task)
             own.append(task)

@@ -68,20 +68,32 @@ class Database:
                     opened.enter_context(_lock(self.path.with_suffix(".lock")))
                     self._mend()
                 # An async actor builds its ledger in one thread and uses it in another, never in two at once.
-                self._db = opened.enter_context(closing(sqlite3.connect(
-                    f"{self.path.as_uri()}?mode={'rwc' if writable else 'ro'}", uri=True, timeout=BUSY_TIMEOUT_S,
-                    isolation_level=None, check_same_thread=False)))
+                self._db = opened.enter_context(
+                    closing(
+                        sqlite3.connect(
+                            f"{self.path.as_uri()}?mode={'rwc' if writable else 'ro'}",
+                            uri=True,
+                            timeout=BUSY_TIMEOUT_S,
+                            isolation_level=None,
+                            check_same_thread=False,
+                        )
+                    )
+                )
                 self._prepare(writable)
                 self._opened = opened.pop_all()
         except (OSError, sqlite3.DatabaseError) as error:
-            raise InputError(f"ledger {self.path}: expected a ledger that this run can use, got: {error}; "
-                             "move the file away or name another run folder") from error
+            raise InputError(
+                f"ledger {self.path}: expected a ledger that this run can use, got: {error}; "
+                "move the file away or name another run folder"
+            ) from error
 
     def _mend(self) -> None:
         """Keep of a damaged file what can be read; the rest is asked again."""
         if self.path.exists() and is_damaged(self.path) and not salvage(self.path, _create):
-            raise InputError(f"ledger {self.path}: expected at least a row that can be read, found a damaged file "
-                             "without; restore it from a copy or name another run folder")
+            raise InputError(
+                f"ledger {self.path}: expected at least a row that can be read, found a damaged file "
+                "without; restore it from a copy or name another run folder"
+            )
 
     def _prepare(self, writable: bool) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -90,8 +102,10 @@ class Database:
             _create(self._db)
             version = SCHEMA_VERSION
         if version != SCHEMA_VERSION:
-            raise InputError(f"ledger {self.path}: expected schema version {SCHEMA_VERSION}, got {version}; "
-                             "the file is another program's or another release's: name another run folder")
+            raise InputError(
+                f"ledger {self.path}: expected schema version {SCHEMA_VERSION}, got {version}; "
+                "the file is another program's or another release's: name another run folder"
+            )
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("SELECT 1 FROM outcomes LIMIT 1")  # another program may count its versions from 1 too
 
@@ -126,8 +140,10 @@ class Database:
             raise LipoError(f"outcome paid twice: {error}; nothing of this batch was written to {self.path}") from error
         except sqlite3.DatabaseError as error:
             kind = NotWritten if isinstance(error, sqlite3.OperationalError) else LipoError
-            raise kind(f"ledger {self.path}: expected to write to it, got: {error}; free the file or the disk, and "
-                       "resume if the run has ended") from error
+            raise kind(
+                f"ledger {self.path}: expected to write to it, got: {error}; free the file or the disk, and "
+                "resume if the run has ended"
+            ) from error
 
     def insert(self, into: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = "") -> None:
         """``into``: "table (column, ...)"; to be called inside ``transaction``."""
@@ -152,6 +168,7 @@ def _lock(path: Path) -> TextIO:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 file.close()
-                raise InputError(f"ledger: expected to be the only writer, but another run holds {path}; "
-                                 "wait for that run or end it") from None
+                raise InputError(
+                    f"ledger: expected to be the only writer, but another run holds {path}; wait for that run or end it"
+                ) from None
             time.sleep(0.2)

@@ -70,13 +70,29 @@ class Ledger:
         """Write a batch; ``FAILED`` ones go to ``failures``. Raises ``LipoError`` when an outcome was paid twice."""
         now = time.time()
         prints = astuple(self.fingerprints)
-        answered = [(o.prompt_id, o.example_id, split, o.status.value, _storable(o.text), o.prompt_tokens,
-                     o.cached_tokens, o.completion_tokens, *prints, now)
-                    for o in outcomes if o.status is not Status.FAILED]
+        answered = [
+            (
+                o.prompt_id,
+                o.example_id,
+                split,
+                o.status.value,
+                _storable(o.text),
+                o.prompt_tokens,
+                o.cached_tokens,
+                o.completion_tokens,
+                *prints,
+                now,
+            )
+            for o in outcomes
+            if o.status is not Status.FAILED
+        ]
         failed = [(o.prompt_id, o.example_id, _storable(o.error), now) for o in outcomes if o.status is Status.FAILED]
         with self._db.transaction():
-            self._db.insert("outcomes (prompt_id, example_id, split, status, text, prompt_tokens, cached_tokens, "
-                            "completion_tokens, model, sampling, template, at)", answered)
+            self._db.insert(
+                "outcomes (prompt_id, example_id, split, status, text, prompt_tokens, cached_tokens, "
+                "completion_tokens, model, sampling, template, at)",
+                answered,
+            )
             self._db.insert("failures (prompt_id, example_id, error, at)", failed)
 
     def record_generation(self, key: str, completion: Completion) -> None:
@@ -84,27 +100,44 @@ class Ledger:
         now = time.time()
         with self._db.transaction():
             if completion.error:
-                self._db.insert("failures (prompt_id, example_id, error, at)",
-                                [(key, "", _storable(completion.error), now)])
+                self._db.insert(
+                    "failures (prompt_id, example_id, error, at)", [(key, "", _storable(completion.error), now)]
+                )
             else:
-                self._db.insert("generations (key, text, prompt_tokens, cached_tokens, completion_tokens, at)",
-                                [(key, _storable(completion.text), completion.prompt_tokens,
-                                  completion.cached_tokens, completion.completion_tokens, now)])
+                self._db.insert(
+                    "generations (key, text, prompt_tokens, cached_tokens, completion_tokens, at)",
+                    [
+                        (
+                            key,
+                            _storable(completion.text),
+                            completion.prompt_tokens,
+                            completion.cached_tokens,
+                            completion.completion_tokens,
+                            now,
+                        )
+                    ],
+                )
 
     def record_proposals(self, bracket: int, proposals: Sequence[Proposal]) -> None:
         """Write a bracket's proposals. The same ones again do nothing; others raise ``LipoError``: a run that walks
         the same way twice proposes the same."""
-        rows = [(bracket, position, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
-                for position, p in enumerate(proposals)]
+        rows = [
+            (bracket, position, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
+            for position, p in enumerate(proposals)
+        ]
         with self._db.transaction():
-            before = [row[0] for row in self._db.rows(
-                "SELECT prompt_id FROM proposals WHERE bracket = ? ORDER BY position", bracket)]
+            before = [
+                row[0]
+                for row in self._db.rows("SELECT prompt_id FROM proposals WHERE bracket = ? ORDER BY position", bracket)
+            ]
             if not before:
                 self._insert_prompts(p.prompt for p in proposals)
                 self._db.insert("proposals (bracket, position, prompt_id, source, stage, cosine, info)", rows)
             elif before != [row[2] for row in rows]:
-                raise LipoError(f"ledger {self._db.path}: expected the {len(before)} proposals recorded for bracket "
-                                f"{bracket}, got {len(rows)} others; use a new run folder for a changed run")
+                raise LipoError(
+                    f"ledger {self._db.path}: expected the {len(before)} proposals recorded for bracket "
+                    f"{bracket}, got {len(rows)} others; use a new run folder for a changed run"
+                )
 
     def record_rung(self, result: RungResult) -> None:
         """Write a result, or replace the counts of an earlier walk (a retried failure may have been answered)."""
@@ -113,10 +146,25 @@ class Ledger:
             self._db.insert(
                 "rungs (bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, unparseable, promoted, "
                 "calls, at)",
-                [(result.bracket, result.stage, result.s, result.rung, result.fidelity, o.prompt_id, o.errors,
-                  o.evaluated, o.unparseable, result.promoted, result.calls, time.time())],
+                [
+                    (
+                        result.bracket,
+                        result.stage,
+                        result.s,
+                        result.rung,
+                        result.fidelity,
+                        o.prompt_id,
+                        o.errors,
+                        o.evaluated,
+                        o.unparseable,
+                        result.promoted,
+                        result.calls,
+                        time.time(),
+                    )
+                ],
                 "ON CONFLICT DO UPDATE SET errors = excluded.errors, evaluated = excluded.evaluated, "
-                "unparseable = excluded.unparseable, promoted = excluded.promoted, calls = excluded.calls")
+                "unparseable = excluded.unparseable, promoted = excluded.promoted, calls = excluded.calls",
+            )
 
     # ---- reading ----
 
@@ -130,80 +178,115 @@ class Ledger:
 
     def statuses(self, prompt_id: str, split: str) -> dict[str, Status]:
         """Example id -> how its answer was judged, for all that was answered."""
-        rows = self._db.rows("SELECT example_id, status FROM outcomes "
-                             f"WHERE prompt_id = ? AND {_ANSWERED} AND split = ?",
-                             prompt_id, *astuple(self.fingerprints), split)
+        rows = self._db.rows(
+            f"SELECT example_id, status FROM outcomes WHERE prompt_id = ? AND {_ANSWERED} AND split = ?",
+            prompt_id,
+            *astuple(self.fingerprints),
+            split,
+        )
         return {example_id: Status(status) for example_id, status in rows}
 
     def observation(self, prompt_id: str, example_ids: Iterable[str]) -> Observation:
         """Counts over those of ``example_ids`` that were answered."""
-        known = dict(self._db.rows(f"SELECT example_id, status FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}",
-                                prompt_id, *astuple(self.fingerprints)))
+        known = dict(
+            self._db.rows(
+                f"SELECT example_id, status FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}",
+                prompt_id,
+                *astuple(self.fingerprints),
+            )
+        )
         answered = [known[e] for e in example_ids if e in known]
-        return Observation(prompt_id, len(answered) - answered.count(Status.CORRECT), len(answered),
-                           answered.count(Status.UNPARSEABLE))
+        return Observation(
+            prompt_id, len(answered) - answered.count(Status.CORRECT), len(answered), answered.count(Status.UNPARSEABLE)
+        )
 
     def observations(self, split: str) -> dict[str, Observation]:
         """Prompt id -> counts over everything answered in ``split``."""
-        rows = self._db.rows(f"SELECT prompt_id, sum(status != 'correct'), count(*), sum(status = 'unparseable') "
-                          f"FROM outcomes WHERE split = ? AND {_ANSWERED} GROUP BY prompt_id ORDER BY min(seq)",
-                          split, *astuple(self.fingerprints))
+        rows = self._db.rows(
+            f"SELECT prompt_id, sum(status != 'correct'), count(*), sum(status = 'unparseable') "
+            f"FROM outcomes WHERE split = ? AND {_ANSWERED} GROUP BY prompt_id ORDER BY min(seq)",
+            split,
+            *astuple(self.fingerprints),
+        )
         return {row[0]: Observation(*row) for row in rows}
 
     def outcomes(self, prompt_id: str) -> dict[str, Outcome]:
         """Example id -> the whole outcome, both splits."""
-        rows = self._db.rows("SELECT example_id, status, text, prompt_tokens, cached_tokens, completion_tokens "
-                          f"FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}", prompt_id, *astuple(self.fingerprints))
+        rows = self._db.rows(
+            "SELECT example_id, status, text, prompt_tokens, cached_tokens, completion_tokens "
+            f"FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}",
+            prompt_id,
+            *astuple(self.fingerprints),
+        )
         return {row[0]: Outcome(prompt_id, row[0], Status(row[1]), row[2], "", *row[3:]) for row in rows}
 
     def generation(self, key: str) -> Completion | None:
         """The text recorded under ``key``, if any."""
-        rows = self._db.rows("SELECT text, '', prompt_tokens, cached_tokens, completion_tokens FROM generations "
-                          "WHERE key = ?", key)
+        rows = self._db.rows(
+            "SELECT text, '', prompt_tokens, cached_tokens, completion_tokens FROM generations WHERE key = ?", key
+        )
         return Completion(*rows[0]) if rows else None
 
     def prompts(self) -> dict[str, Prompt]:
         """Prompt id -> prompt."""
-        return {prompt_id: _prompt(instruction, exemplars) for prompt_id, instruction, exemplars
-                in self._db.rows("SELECT prompt_id, instruction, exemplars FROM prompts ORDER BY rowid")}
+        return {
+            prompt_id: _prompt(instruction, exemplars)
+            for prompt_id, instruction, exemplars in self._db.rows(
+                "SELECT prompt_id, instruction, exemplars FROM prompts ORDER BY rowid"
+            )
+        }
 
     def proposals(self) -> list[tuple[int, Proposal]]:
         """(bracket, proposal), in the order of brackets and positions."""
-        rows = self._db.rows("SELECT bracket, instruction, exemplars, source, stage, cosine, info FROM proposals "
-                          "JOIN prompts USING (prompt_id) ORDER BY bracket, position")
-        return [(bracket, Proposal(_prompt(instruction, exemplars), Origin(source, stage, bracket, cosine),
-                                   json.loads(info)))
-                for bracket, instruction, exemplars, source, stage, cosine, info in rows]
+        rows = self._db.rows(
+            "SELECT bracket, instruction, exemplars, source, stage, cosine, info FROM proposals "
+            "JOIN prompts USING (prompt_id) ORDER BY bracket, position"
+        )
+        return [
+            (
+                bracket,
+                Proposal(_prompt(instruction, exemplars), Origin(source, stage, bracket, cosine), json.loads(info)),
+            )
+            for bracket, instruction, exemplars, source, stage, cosine, info in rows
+        ]
 
     def rungs(self) -> list[RungResult]:
         """All results, in the order they were first recorded."""
-        rows = self._db.rows("SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, unparseable, "
-                          "promoted, calls FROM rungs ORDER BY rowid")
+        rows = self._db.rows(
+            "SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, unparseable, "
+            "promoted, calls FROM rungs ORDER BY rowid"
+        )
         return [RungResult(*row[:5], Observation(*row[5:9]), bool(row[9]), row[10]) for row in rows]
 
     def failures(self) -> list[Failure]:
         """Every failed attempt, in order."""
-        return [Failure(*row) for row in self._db.rows("SELECT prompt_id, example_id, error, at FROM failures "
-                                                    "ORDER BY seq")]
+        return [
+            Failure(*row) for row in self._db.rows("SELECT prompt_id, example_id, error, at FROM failures ORDER BY seq")
+        ]
 
     def calls(self) -> int:
         """All that was sent to the LLM: answered outcomes, generations and failed attempts."""
-        return self._db.rows("SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations) "
-                          "+ (SELECT count(*) FROM failures)")[0][0]
+        return self._db.rows(
+            "SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations) "
+            "+ (SELECT count(*) FROM failures)"
+        )[0][0]
 
     def tokens(self) -> dict[str, int]:
         """Sums of ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` over outcomes and generations."""
         names = ("prompt_tokens", "cached_tokens", "completion_tokens")
         sums = ", ".join(f"coalesce(sum({name}), 0)" for name in names)
         columns = ", ".join(names)
-        rows = self._db.rows(f"SELECT {sums} FROM (SELECT {columns} FROM outcomes UNION ALL "
-                          f"SELECT {columns} FROM generations)")
+        rows = self._db.rows(
+            f"SELECT {sums} FROM (SELECT {columns} FROM outcomes UNION ALL SELECT {columns} FROM generations)"
+        )
         return dict(zip(names, rows[0], strict=True))
 
     def _insert_prompts(self, prompts: Iterable[Prompt]) -> None:
-        self._db.insert("prompts (prompt_id, instruction, exemplars)", [
-            (p.id, p.instruction, json.dumps([[e.question, e.answer] for e in p.exemplars])) for p in prompts],
-            "ON CONFLICT DO NOTHING")
+        self._db.insert(
+            "prompts (prompt_id, instruction, exemplars)",
+            [(p.id, p.instruction, json.dumps([[e.question, e.answer] for e in p.exemplars])) for p in prompts],
+            "ON CONFLICT DO NOTHING",
+        )
 
 
 def _prompt(instruction: str, exemplars: str) -> Prompt:

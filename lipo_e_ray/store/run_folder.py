@@ -42,11 +42,14 @@ class RunFolder:
         try:
             data = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{self.path}: expected a run folder with config.json, found none; "
-                             "give the folder that `run --output` wrote") from None
+            raise InputError(
+                f"{self.path}: expected a run folder with config.json, found none; "
+                "give the folder that `run --output` wrote"
+            ) from None
         except (OSError, ValueError, RecursionError) as error:  # no file, not UTF-8, not JSON, or endlessly nested
-            raise InputError(f"{self.config_file}: expected JSON, got {error}; restore the file or start a new "
-                             "run in another folder") from None
+            raise InputError(
+                f"{self.config_file}: expected JSON, got {error}; restore the file or start a new run in another folder"
+            ) from None
         return from_dict(data)
 
     def config_to_run(self, metric: str | None) -> RunConfig:
@@ -57,8 +60,10 @@ class RunFolder:
         config = self.load_config()
         own = config.task.metric
         if metric != own and (metric is not None or is_user_metric(own)):
-            raise InputError(f"{self.path}: expected --metric {own}, the run's own (code is imported only where the "
-                             f"command names it), got {metric or 'none'}")
+            raise InputError(
+                f"{self.path}: expected --metric {own}, the run's own (code is imported only where the "
+                f"command names it), got {metric or 'none'}"
+            )
         return config
 
     def claim(self, config: RunConfig) -> IO[str]:
@@ -71,14 +76,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("w")
         except OSError as error:
-            raise InputError(f"{self.path}: expected a folder to write the run to, got: {error.strerror}; "
-                             "give another --output") from None
+            raise InputError(
+                f"{self.path}: expected a folder to write the run to, got: {error.strerror}; give another --output"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise InputError(f"{self.path}: another process is running in this folder; wait for it, or give "
-                             "another --output") from None
+            raise InputError(
+                f"{self.path}: another process is running in this folder; wait for it, or give another --output"
+            ) from None
         if self.config_file.exists():
             try:
                 self._check_same(config)
@@ -96,8 +103,10 @@ class RunFolder:
         changed = [key for key in here if here[key] != there[key] and key not in MAY_CHANGE]
         if changed:
             key = changed[0]
-            raise InputError(f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
-                             f"{here[key]!r}); give another --output, or `resume` it as it is")
+            raise InputError(
+                f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
+                f"{here[key]!r}); give another --output, or `resume` it as it is"
+            )
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -58,8 +58,10 @@ def _half(z: Tensor, other: Tensor, lengthscale: Tensor, common: Tensor) -> _Hal
 
 def _halves(z: Tensor, other: Tensor, at: Hyperparameters) -> tuple[_Half, _Half]:
     split = len(at.inst)
-    return (_half(z[:, :split], other[:, :split], at.inst, at.inst_common),
-            _half(z[:, split:], other[:, split:], at.ex, at.ex_common))
+    return (
+        _half(z[:, :split], other[:, :split], at.inst, at.inst_common),
+        _half(z[:, split:], other[:, split:], at.ex, at.ex_common),
+    )
 
 
 class LogEvidence(torch.autograd.Function):
@@ -85,9 +87,14 @@ class LogEvidence(torch.autograd.Function):
         by_scale = (common * correlation).sum()
         common *= scale
         by_inst, by_ex = common * ex.value, common * inst.value
-        ctx.save_for_backward(weights.sum(), by_scale, _by_lengthscale(by_inst, inst, at.inst),
-                              _by_lengthscale(by_ex, ex, at.ex), (by_inst * inst.by_common).sum(),
-                              (by_ex * ex.by_common).sum())
+        ctx.save_for_backward(
+            weights.sum(),
+            by_scale,
+            _by_lengthscale(by_inst, inst, at.inst),
+            _by_lengthscale(by_ex, ex, at.ex),
+            (by_inst * inst.by_common).sum(),
+            (by_ex * ex.by_common).sum(),
+        )
         return value
 
     @staticmethod

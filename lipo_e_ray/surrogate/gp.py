@@ -57,8 +57,12 @@ class JointPromptGP:
     function of its observations alone, use a new object each time.
     """
 
-    def __init__(self, inst_dim: int, maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None,
-                 shares: NoiseShares = SHARES):
+    def __init__(
+        self,
+        inst_dim: int,
+        maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None,
+        shares: NoiseShares = SHARES,
+    ):
         """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS.
 
         ``shares``: of the noise, what prompts have in common on the same examples.
@@ -71,8 +75,9 @@ class JointPromptGP:
         self._posterior: Posterior | None = None
         self._hyperparameters: dict[str, Tensor] = {}
 
-    def fit(self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int],
-            prompt: Sequence[int] | None = None) -> JointPromptGP:
+    def fit(
+        self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int], prompt: Sequence[int] | None = None
+    ) -> JointPromptGP:
         """Fit to m prompts: latents (m, d), and integer counts with the row of ``z`` they belong to (see ``blocks``).
 
         Give every fidelity a prompt was observed at, not its highest alone. A fit that fails or gives non-finite
@@ -80,8 +85,9 @@ class JointPromptGP:
         ``SurrogateError`` when not even those give finite predictions.
         """
         if not z.isfinite().all():
-            raise SurrogateError(f"GP: expected finite latents, got others for {int((~z.isfinite()).any(1).sum())} of "
-                                 f"{len(z)} prompts")
+            raise SurrogateError(
+                f"GP: expected finite latents, got others for {int((~z.isfinite()).any(1).sum())} of {len(z)} prompts"
+            )
         data = blocks(errors, evaluated, prompt)
         totals = data.totals()
         if len(z) != len(totals[0]):
@@ -133,8 +139,13 @@ class JointPromptGP:
         """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
         try:
-            self._posterior = Posterior(_hyperparameters(model), model.train_inputs[0], model.train_targets,
-                                        model.noise_covariance, model.similar_noise)
+            self._posterior = Posterior(
+                _hyperparameters(model),
+                model.train_inputs[0],
+                model.train_targets,
+                model.noise_covariance,
+                model.similar_noise,
+            )
         except (NotPSDError, NanError) as error:
             return _named(error)
         return "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
@@ -153,8 +164,14 @@ class JointPromptGP:
             outputscale_constraint=GreaterThan(1e-8, transform=None, initial_value=implied),
         )
         everyone, similar = self._shares
-        model = SingleTaskGP(z, mean, (1 - everyone - similar) * variance, covar_module=covariance,
-                             input_transform=Normalize(d), outcome_transform=Standardize(1))
+        model = SingleTaskGP(
+            z,
+            mean,
+            (1 - everyone - similar) * variance,
+            covar_module=covariance,
+            input_transform=Normalize(d),
+            outcome_transform=Standardize(1),
+        )
         # botorch's likelihood has a diagonal only
         model.noise_covariance = torch.diag(model.likelihood.noise) + everyone * shared / standard**2
         model.similar_noise = similar * shared / standard**2
@@ -174,8 +191,13 @@ class _Half(MaternKernel):
 
     def __init__(self, dims: range) -> None:
         prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
-        super().__init__(nu=2.5, ard_num_dims=len(dims), active_dims=tuple(dims), lengthscale_prior=prior,
-                         lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode))
+        super().__init__(
+            nu=2.5,
+            ard_num_dims=len(dims),
+            active_dims=tuple(dims),
+            lengthscale_prior=prior,
+            lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode),
+        )
         self.register_parameter("common", torch.nn.Parameter(torch.tensor(COMMON)))
         self.register_constraint("common", Interval(0.0, 0.95, transform=None, initial_value=COMMON))
 
@@ -195,8 +217,14 @@ def _restore(model: SingleTaskGP, values: dict[str, Tensor]) -> None:
 
 def _hyperparameters(model: SingleTaskGP) -> Hyperparameters:
     inst, ex = model.covar_module.base_kernel.kernels
-    return Hyperparameters(model.mean_module.constant, model.covar_module.outputscale, inst.lengthscale[0],
-                           ex.lengthscale[0], inst.common, ex.common)
+    return Hyperparameters(
+        model.mean_module.constant,
+        model.covar_module.outputscale,
+        inst.lengthscale[0],
+        ex.lengthscale[0],
+        inst.common,
+        ex.common,
+    )
 
 
 def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
@@ -205,8 +233,12 @@ def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
     botorch retries from sampled priors, hence the fork.
     """
     model = mll.model
-    data = (model.transform_inputs(model.train_inputs[0]), model.train_targets, model.noise_covariance,
-            model.similar_noise)
+    data = (
+        model.transform_inputs(model.train_inputs[0]),
+        model.train_targets,
+        model.noise_covariance,
+        model.similar_noise,
+    )
 
     def loss() -> Tensor:
         priors = sum(prior.log_prob(of(module)).sum() for _, module, prior, of, _ in mll.named_priors())

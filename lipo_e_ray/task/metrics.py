@@ -231,8 +231,9 @@ def _user_metric(name: str, module: str, function: str) -> Metric:
     try:
         judge = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's module may do anything when it is imported
-        raise InputError(f"metric {name}: expected an importable module and a function in it, got "
-                         f"{type(error).__name__}: {error}") from error
+        raise InputError(
+            f"metric {name}: expected an importable module and a function in it, got {type(error).__name__}: {error}"
+        ) from error
     if not callable(judge):
         raise InputError(f"metric {name}: expected a function, got {type(judge).__name__}")
 

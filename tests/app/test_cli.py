@@ -9,8 +9,17 @@ from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, to_dict
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import InputError
 
-FLAGS = {"task": None, "model": None, "seed": 0, "max_llm_calls": 0, "qa_pool_size": None,
-         "ape_num_instructions": None, "iterations": None, "use_ape": True, "instructions": None}
+FLAGS = {
+    "task": None,
+    "model": None,
+    "seed": 0,
+    "max_llm_calls": 0,
+    "qa_pool_size": None,
+    "ape_num_instructions": None,
+    "iterations": None,
+    "use_ape": True,
+    "instructions": None,
+}
 
 
 def ended(capsys, *arguments: str) -> tuple[int, str]:
@@ -41,8 +50,10 @@ def test_flags_change_what_they_name(tmp_path):
     assert default_output(config).name == "gsm8k-m-seed3"
 
 
-@pytest.mark.parametrize(("profile", "fast", "dtype"), [
-    ("demo", "float32", "float32"), ("demo", "bfloat16", "bfloat16"), ("l40s", "float32", "bfloat16")])
+@pytest.mark.parametrize(
+    ("profile", "fast", "dtype"),
+    [("demo", "float32", "float32"), ("demo", "bfloat16", "bfloat16"), ("l40s", "float32", "bfloat16")],
+)
 def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, fast, dtype):
     monkeypatch.setattr("lipo_e_ray.app.cli.fast_dtype", lambda: fast)
     assert configure(profile, **FLAGS).model.dtype == dtype
@@ -80,12 +91,15 @@ def hostile(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize(("command", "imported", "message"), [
-    (("resume", "run"), False, "expected --metric mine:judge"),
-    (("evaluate", "run"), False, "expected --metric mine:judge"),
-    (("report", "run"), False, "ledger"),
-    (("resume", "run", "--metric", "mine:judge"), True, "b_min"),
-])
+@pytest.mark.parametrize(
+    ("command", "imported", "message"),
+    [
+        (("resume", "run"), False, "expected --metric mine:judge"),
+        (("evaluate", "run"), False, "expected --metric mine:judge"),
+        (("report", "run"), False, "ledger"),
+        (("resume", "run", "--metric", "mine:judge"), True, "b_min"),
+    ],
+)
 def test_a_run_folder_alone_has_no_code_imported(capsys, hostile, command, imported, message):
     status, err = ended(capsys, *command)
     assert (status, (hostile / "imported").exists()) == (2, imported), err
@@ -97,27 +111,30 @@ def test_unknown_profile():
         configure("x", **FLAGS)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "Missing command"),
-    (["bogus"], "bogus"),
-    (["run", "--bogus"], "No such option: --bogus"),
-    (["run", "--seed", "one"], "--seed"),
-    (["run", "--seed", "-1"], "expected 0 or more, got -1"),
-    (["run", "--profile", "x"], "--profile: expected one of"),
-    (["run", "--engines", "-1"], "RunConfig.engines: expected 0 or more, got -1"),
-    (["run", "--tensor-parallel", "0"], "tensor_parallel: expected 1 or more, got 0"),
-    (["run", "--address", "somewhere"], "--address: expected local, auto, host:port or ray://host:port"),
-    (["run", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: "),
-    (["resume", "there", "--address", "ray://127.0.0.1:1"], "--address ray://127.0.0.1:1: "),
-    (["run", "--profile", "demo", "--task", "/nowhere"], "/nowhere"),
-    (["run", "--profile", "demo", "--instructions", "/nowhere"], "--instructions: expected a text file"),
-    (["plan", "--profile", "demo", "--model", "./no/such/model"], "./no/such/model"),
-    (["resume"], "Missing argument"),
-    (["resume", "/nowhere"], "expected a run folder"),
-    (["report", "/nowhere"], "expected a run folder"),
-    (["evaluate", "/nowhere"], "expected a run folder"),
-    (["evaluate", "/nowhere", "--split", "x"], "expected validation or test, got 'x'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing command"),
+        (["bogus"], "bogus"),
+        (["run", "--bogus"], "No such option: --bogus"),
+        (["run", "--seed", "one"], "--seed"),
+        (["run", "--seed", "-1"], "expected 0 or more, got -1"),
+        (["run", "--profile", "x"], "--profile: expected one of"),
+        (["run", "--engines", "-1"], "RunConfig.engines: expected 0 or more, got -1"),
+        (["run", "--tensor-parallel", "0"], "tensor_parallel: expected 1 or more, got 0"),
+        (["run", "--address", "somewhere"], "--address: expected local, auto, host:port or ray://host:port"),
+        (["run", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: "),
+        (["resume", "there", "--address", "ray://127.0.0.1:1"], "--address ray://127.0.0.1:1: "),
+        (["run", "--profile", "demo", "--task", "/nowhere"], "/nowhere"),
+        (["run", "--profile", "demo", "--instructions", "/nowhere"], "--instructions: expected a text file"),
+        (["plan", "--profile", "demo", "--model", "./no/such/model"], "./no/such/model"),
+        (["resume"], "Missing argument"),
+        (["resume", "/nowhere"], "expected a run folder"),
+        (["report", "/nowhere"], "expected a run folder"),
+        (["evaluate", "/nowhere"], "expected a run folder"),
+        (["evaluate", "/nowhere", "--split", "x"], "expected validation or test, got 'x'"),
+    ],
+)
 def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     status, err = ended(capsys, *arguments)
@@ -127,14 +144,17 @@ def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arg
     assert not (tmp_path / "runs").exists(), "a run folder was left behind"
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ({"validation": ""}, "validation.jsonl"),
-    ({"train": "not json"}, "train.jsonl"),
-    ({"test": '{"question": "q"}'}, "test.jsonl"),
-    ({"test": '{"question": "What is 0 + 1?", "answer": "1"}'}, "What is 0 + 1?"),
-    ({"validation": '{"question": "Is this all?", "answer": "5"}'}, "b_min"),
-    ({"train": json.dumps({"question": "long " * 4000, "answer": "1"})}, "tokens"),
-])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"validation": ""}, "validation.jsonl"),
+        ({"train": "not json"}, "train.jsonl"),
+        ({"test": '{"question": "q"}'}, "test.jsonl"),
+        ({"test": '{"question": "What is 0 + 1?", "answer": "1"}'}, "What is 0 + 1?"),
+        ({"validation": '{"question": "Is this all?", "answer": "5"}'}, "b_min"),
+        ({"train": json.dumps({"question": "long " * 4000, "answer": "1"})}, "tokens"),
+    ],
+)
 def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
     task = write_task(tmp_path / "task", **files)
     output = tmp_path / "run"

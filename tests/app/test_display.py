@@ -14,8 +14,18 @@ BEST = Observation("p", 49, 128)
 
 
 def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST, opened=1):
-    walk = Walk(bracket=bracket, brackets=9, open=opened, stage="hyperband", rung=rung, rungs=4, fidelity=32, done=0,
-                planned=5000, incumbent=best)
+    walk = Walk(
+        bracket=bracket,
+        brackets=9,
+        open=opened,
+        stage="hyperband",
+        rung=rung,
+        rungs=4,
+        fidelity=32,
+        done=0,
+        planned=5000,
+        incumbent=best,
+    )
     return Snapshot(walk, done, rate, calls=1300, failed=2, ready=3, engines=4)
 
 
@@ -34,15 +44,18 @@ def test_a_line_says_all_of_it(display, out):
     display.update(snapshot())
     assert out.getvalue() == (
         "[ 0:00] hyperband | bracket 3/9 | rung 2/4 (32 examples) | evaluations 10/5,000 | speed 20.0/s | "
-        "best 38.3% error on 128 examples | calls 1,300 (2 failed) | engines 3/4 | left ~4:10\n")
+        "best 38.3% error on 128 examples | calls 1,300 (2 failed) | engines 3/4 | left ~4:10\n"
+    )
 
 
 def test_one_line_for_each_change_of_place(display, out):
     for shown in (snapshot(), snapshot(done=20), snapshot(rung=2), snapshot(rung=2, done=30), snapshot(bracket=3)):
         display.update(shown)
     assert [line.split(" | ")[1:3] for line in out.getvalue().splitlines()] == [
-        ["bracket 3/9", "rung 2/4 (32 examples)"], ["bracket 3/9", "rung 3/4 (32 examples)"],
-        ["bracket 4/9", "rung 2/4 (32 examples)"]]
+        ["bracket 3/9", "rung 2/4 (32 examples)"],
+        ["bracket 3/9", "rung 3/4 (32 examples)"],
+        ["bracket 4/9", "rung 2/4 (32 examples)"],
+    ]
 
 
 def test_other_open_brackets_are_counted(display, out):
@@ -113,7 +126,9 @@ def test_a_heartbeat_says_what_the_run_waits_for(out):
     clock[0] = 40.0
     display.beat()
     assert out.getvalue().splitlines()[1:] == [
-        "[ 0:20] still: asking the model | engine 2 waits for 0.9 GPU, for 65 s", "[ 0:40] still: asking the model"]
+        "[ 0:20] still: asking the model | engine 2 waits for 0.9 GPU, for 65 s",
+        "[ 0:40] still: asking the model",
+    ]
 
 
 def test_in_a_terminal_a_panel_holds_the_facts_and_goes_away(out):

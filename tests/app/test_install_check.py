@@ -21,11 +21,14 @@ def test_a_cuda_companion_beside_a_cpu_torch_is_named_with_its_remedy(monkeypatc
         check_install()
 
 
-@pytest.mark.parametrize("versions", [
-    {"torch": "2.13.0+cpu"},
-    {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu"},
-    {"torch": "2.13.0", "torchvision": "0.28.0"},
-])
+@pytest.mark.parametrize(
+    "versions",
+    [
+        {"torch": "2.13.0+cpu"},
+        {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu"},
+        {"torch": "2.13.0", "torchvision": "0.28.0"},
+    ],
+)
 def test_sound_combinations_pass(monkeypatch, versions):
     installed(monkeypatch, **versions)
     check_install()

@@ -7,8 +7,12 @@ from lipo_e_ray.inputs import EngineSpec, load_inputs
 from lipo_e_ray.search.hyperband import cost, plan_brackets
 
 DEMO = PROFILES["demo"]
-SPEC = EngineSpec(SimulatedEngine, SimulatedEngine().fingerprints,
-                  lambda messages: sum(len(m["content"].split()) for m in messages), on_gpu=False)
+SPEC = EngineSpec(
+    SimulatedEngine,
+    SimulatedEngine().fingerprints,
+    lambda messages: sum(len(m["content"].split()) for m in messages),
+    on_gpu=False,
+)
 
 
 def test_the_parts_add_up_to_the_schedule():

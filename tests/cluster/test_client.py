@@ -39,24 +39,31 @@ def test_the_driver_runs_on_the_head_and_its_results_come_back(head):
     assert status == 2 and "another config (seed: 0, now 1)" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("where", "token", "message"), [
-    ("client", "0" * 64, "the cluster refuses the token"),
-    ("address", "0" * 64, "the cluster refuses the token"),
-    ("address", "", "expected a token, found none"),
-])
+@pytest.mark.parametrize(
+    ("where", "token", "message"),
+    [
+        ("client", "0" * 64, "the cluster refuses the token"),
+        ("address", "0" * 64, "the cluster refuses the token"),
+        ("address", "", "expected a token, found none"),
+    ],
+)
 def test_a_wrong_token_is_one_line_and_status_2(head, where, token, message):
-    status, out, err = head.run(LIPO, *RUN, "--output", "no", "--address", getattr(head, where),
-                                environment=head.token(token))
+    status, out, err = head.run(
+        LIPO, *RUN, "--output", "no", "--address", getattr(head, where), environment=head.token(token)
+    )
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("lipo-e-ray: --address ") and message in err
     assert not (head.folder / "work" / "no").exists(), "a run folder was left behind"
 
 
-@pytest.mark.parametrize(("address", "message"), [
-    ("127.0.0.1:{dashboard-port}", "no Ray answers there"),
-    ("ray://127.0.0.1:{port}", "another kind of port"),
-    ("127.0.0.1:{ray-client-server-port}", "another kind of port"),
-])
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:{dashboard-port}", "no Ray answers there"),
+        ("ray://127.0.0.1:{port}", "another kind of port"),
+        ("127.0.0.1:{ray-client-server-port}", "another kind of port"),
+    ],
+)
 def test_a_wrong_address_is_one_line_and_status_2(head, address, message):
     status, out, err = head.run(LIPO, "evaluate", "no", "--address", address.format_map(head.ports))
     assert (status, out, err.count("\n")) == (2, "", 1)

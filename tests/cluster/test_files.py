@@ -96,10 +96,16 @@ def test_kuberay_takes_the_job(rayjob, rayjob_schema):
     jsonschema.Draft7Validator(rayjob_schema).validate(rayjob)
 
 
-@pytest.mark.parametrize("path", [
-    ("spec",), ("spec", "rayClusterSpec"), ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec"),
-    ("spec", "rayClusterSpec", "workerGroupSpecs", 0), ("spec", "submitterPodTemplate", "spec", "containers", 0),
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("spec",),
+        ("spec", "rayClusterSpec"),
+        ("spec", "rayClusterSpec", "headGroupSpec", "template", "spec"),
+        ("spec", "rayClusterSpec", "workerGroupSpecs", 0),
+        ("spec", "submitterPodTemplate", "spec", "containers", 0),
+    ],
+)
 def test_kuberay_would_refuse_a_misspelt_field(rayjob, rayjob_schema, path):
     part = rayjob
     for key in path:
@@ -133,8 +139,11 @@ def test_only_its_own_pods_and_the_operator_reach_a_cluster(rayjob):
     label = own["spec"]["podSelector"]["matchLabels"]
     assert own["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": label}}]}]
     cluster = rayjob["spec"]["rayClusterSpec"]
-    templates = [cluster["headGroupSpec"]["template"], rayjob["spec"]["submitterPodTemplate"],
-                 *(group["template"] for group in cluster["workerGroupSpecs"])]
+    templates = [
+        cluster["headGroupSpec"]["template"],
+        rayjob["spec"]["submitterPodTemplate"],
+        *(group["template"] for group in cluster["workerGroupSpecs"]),
+    ]
     for template in templates:
         assert label.items() <= template["metadata"]["labels"].items(), "a pod that the policy does not cover"
     heads = operator["spec"]["podSelector"]["matchLabels"].items()
@@ -166,8 +175,9 @@ def options(command: str) -> dict:
     program, *arguments = shlex.split(command)
     assert program == "lipo-e-ray"
     group = typer.main.get_command(app)
-    name, subcommand, rest = group.resolve_command(group.make_context(program, [arguments[0]], resilient_parsing=True),
-                                                   arguments)
+    name, subcommand, rest = group.resolve_command(
+        group.make_context(program, [arguments[0]], resilient_parsing=True), arguments
+    )
     return subcommand.make_context(name, rest).params
 
 

@@ -19,11 +19,10 @@ def test_the_script_is_clean(command):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("content", "mode", "message"), [
-    ("0" * 64, 0o600, "token is invalid"),
-    ("", 0o600, "found no file"),
-    ("0" * 64, 0o644, "chmod 600"),
-])
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [("0" * 64, 0o600, "token is invalid"), ("", 0o600, "found no file"), ("0" * 64, 0o644, "chmod 600")],
+)
 def test_a_token_that_will_not_do_is_one_line_and_status_2(head, content, mode, message):
     status, out, err = head.run(SUBMIT, "run", environment=head.token(content, mode))
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -31,11 +30,14 @@ def test_a_token_that_will_not_do_is_one_line_and_status_2(head, content, mode, 
     assert not content or content not in err
 
 
-@pytest.mark.parametrize(("arguments", "address", "message"), [
-    ((), None, "expected a lipo-e-ray command"),
-    (("run",), "", "expected RAY_API_SERVER_ADDRESS"),
-    (("run",), "http://127.0.0.1:1", "Failed to connect"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "address", "message"),
+    [
+        ((), None, "expected a lipo-e-ray command"),
+        (("run",), "", "expected RAY_API_SERVER_ADDRESS"),
+        (("run",), "http://127.0.0.1:1", "Failed to connect"),
+    ],
+)
 def test_a_call_that_will_not_do_is_one_line_and_status_2(head, arguments, address, message):
     changed = {} if address is None else {"RAY_API_SERVER_ADDRESS": address}
     status, out, err = head.run(SUBMIT, *arguments, environment=head.environment | changed)

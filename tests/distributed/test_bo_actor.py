@@ -47,8 +47,9 @@ class ReportingProposer:
 
         devices = os.environ["CUDA_VISIBLE_DEVICES"]
         text = f"{torch.get_num_threads()} thread, devices {devices!r}, {request.observed}, {self.prepared}"
-        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", request.stage, request.bracket))
-                for i in range(request.count)]
+        return [
+            Proposal(Prompt(f"{text} {i}"), Origin("ape", request.stage, request.bracket)) for i in range(request.count)
+        ]
 
 
 def no_proposer():
@@ -76,8 +77,9 @@ def test_proposals_are_recorded_and_reused(cluster):
 
 def test_while_the_seeds_race_the_proposer_is_prepared(cluster):
     actor = start_bo_actor(ReportingProposer, ray.remote(Records).options(num_cpus=0).remote())
-    seeds, later = ray.get([actor.propose.remote(Request(stage, i, 1))
-                            for i, stage in enumerate(("seeds", "hyperband"))])
+    seeds, later = ray.get(
+        [actor.propose.remote(Request(stage, i, 1)) for i, stage in enumerate(("seeds", "hyperband"))]
+    )
     assert seeds[0].prompt.instruction.endswith(", 0 0")
     third = ray.get(actor.propose.remote(Request("hyperband", 2, 1)))
     assert third[0].prompt.instruction.endswith(", 1 0") and later
@@ -98,8 +100,10 @@ class BreakingProposer:
             if order.name.startswith("exit"):
                 os._exit(1)
             time.sleep(3600)
-        return [Proposal(Prompt(f"{request.bracket}.{i}"), Origin("ape", request.stage, request.bracket))
-                for i in range(request.count)]
+        return [
+            Proposal(Prompt(f"{request.bracket}.{i}"), Origin("ape", request.stage, request.bracket))
+            for i in range(request.count)
+        ]
 
 
 @pytest.fixture

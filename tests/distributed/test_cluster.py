@@ -107,15 +107,24 @@ def environment():
     token.write_text(secrets.token_hex(32))
     inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     yield inherited | {  # another test's Ray may have hidden the GPUs; here some are made up
-        "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "120",
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_server_port_wait_time_s": "120",
     }
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_nodes_come_and_go_in_the_middle_of_the_work(tmp_path, environment):
-    run = subprocess.run([sys.executable, "-c", DRIVER, str(tmp_path)], env=environment, cwd=tmp_path, timeout=300,
-                         text=True, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        env=environment,
+        cwd=tmp_path,
+        timeout=300,
+        text=True,
+        capture_output=True,
+    )
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "report.json").read_text())
 

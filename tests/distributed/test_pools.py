@@ -116,8 +116,9 @@ def test_an_unusable_ledger_is_the_callers_input_error(ray_cluster, path, small_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"num_gpus": -1}, {"num_gpus": 1.5}, {"in_flight": 0},
-                                   {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"count": 0}, {"num_gpus": -1}, {"num_gpus": 1.5}, {"in_flight": 0}, {"timeout_s": 0}]
+)
 def test_a_config_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match="engines: expected"):
         EnginesConfig(**wrong)
@@ -137,8 +138,9 @@ class StubCluster:
         self.reserved = Counter()
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(n)} if n else {"CPU": 4.0}} for n in self.gpus
-                ] + [{"Alive": False, "Resources": {"GPU": 8.0}}]
+        return [
+            {"Alive": True, "Resources": {"CPU": 4.0, "GPU": float(n)} if n else {"CPU": 4.0}} for n in self.gpus
+        ] + [{"Alive": False, "Resources": {"GPU": 8.0}}]
 
     def remote(self, *_):
         return self
@@ -175,6 +177,7 @@ class StubSlot:
 @pytest.fixture
 def stub_pool(monkeypatch, small_task):
     """A pool on a cluster of stubs."""
+
     def stub_pool(cluster, **config):
         async def answer(*_):
             return []
@@ -185,6 +188,7 @@ def stub_pool(monkeypatch, small_task):
         monkeypatch.setattr(module, "EngineSlot", StubSlot)
         monkeypatch.setattr(module, "FOLLOW_S", 0.01)
         return EnginePool(small_task, PRINTS, lambda: None, EnginesConfig(**config))
+
     return stub_pool
 
 
@@ -198,10 +202,17 @@ async def grown_to(engines, pool):
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(("gpus", "num_gpus", "engines", "reserved"), [
-    ((0, 0), 1, 1, 0), ((4,), 0, 1, 0), ((1, 2), 1, 3, 1), ((1, 10), 0.9, 11, 0.9), ((2,), 0.5, 4, 0.5),
-    ((3, 3), 2, 2, 2),
-])
+@pytest.mark.parametrize(
+    ("gpus", "num_gpus", "engines", "reserved"),
+    [
+        ((0, 0), 1, 1, 0),
+        ((4,), 0, 1, 0),
+        ((1, 2), 1, 3, 1),
+        ((1, 10), 0.9, 11, 0.9),
+        ((2,), 0.5, 4, 0.5),
+        ((3, 3), 2, 2, 2),
+    ],
+)
 def test_one_engine_for_every_gpu(stub_pool, gpus, num_gpus, engines, reserved):
     async def go():
         pool = stub_pool(cluster := StubCluster(*gpus), num_gpus=num_gpus)

@@ -54,10 +54,14 @@ class HashProposer:
         pass
 
     def propose(self, request):
-        seen = digest(*(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in request.observed),
-                      *(prompt.id for prompt in request.running))
-        return [Proposal(SpyPrompt(f"{request.bracket}.{i} after {seen}"), Origin("ape", "hyperband", request.bracket))
-                for i in range(request.count)]
+        seen = digest(
+            *(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in request.observed),
+            *(prompt.id for prompt in request.running),
+        )
+        return [
+            Proposal(SpyPrompt(f"{request.bracket}.{i} after {seen}"), Origin("ape", "hyperband", request.bracket))
+            for i in range(request.count)
+        ]
 
 
 class FakeService:
@@ -100,8 +104,11 @@ class FakeService:
 def brackets() -> list[Bracket]:
     ladder = tuple(Rung(size, fidelity) for size, fidelity in ((4, 4), (2, 8), (1, 16)))
     middle = hyperband_brackets(N, 4, 2, first_index=1)
-    return [Bracket(0, "seeds", 1, (Rung(6, 8), Rung(2, N))), *middle,
-            *(Bracket(1 + len(middle) + i, "invbo", 2, ladder) for i in range(3))]
+    return [
+        Bracket(0, "seeds", 1, (Rung(6, 8), Rung(2, N))),
+        *middle,
+        *(Bracket(1 + len(middle) + i, "invbo", 2, ladder) for i in range(3)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +143,7 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     assert any(r.observation.evaluated < r.fidelity for r in rungs), "the landscape should have failing prompts"
 
     tuned, handle, events, before = Hyperband(brackets(), seed=3, overlap=2), service(), [], dict(os.environ)
-    search(tuned, handle, tmp_path,
-           on_event=lambda snapshot: events.append((time.perf_counter(), snapshot)))
+    search(tuned, handle, tmp_path, on_event=lambda snapshot: events.append((time.perf_counter(), snapshot)))
     recorded, tuned_rungs, torch_in_trials, most = ray.get(handle.seen.remote())
 
     assert recorded == proposals

@@ -15,8 +15,11 @@ from lipo_e_ray.search.hyperband import Bracket, Evaluate, Hyperband, Propose, R
 from lipo_e_ray.search.replay import Walk
 from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal
 
-BRACKETS = [Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))), Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
-            Bracket(2, "hyperband", 0, (Rung(1, 8),))]
+BRACKETS = [
+    Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))),
+    Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
+    Bracket(2, "hyperband", 0, (Rung(1, 8),)),
+]
 
 
 class FakeTrial:
@@ -65,8 +68,11 @@ def start(scheduler, controller, texts):
     wanted = scheduler.walk.hyperband.actions()[0]
     assert isinstance(wanted, Propose)
     scheduler.walk.enter(wanted.bracket, [Proposal(Prompt(t), Origin("ape", "hyperband", 0)) for t in texts])
-    action = next(action for action in scheduler.walk.hyperband.actions()
-                  if isinstance(action, Evaluate) and action.bracket.index == wanted.bracket.index)
+    action = next(
+        action
+        for action in scheduler.walk.hyperband.actions()
+        if isinstance(action, Evaluate) and action.bracket.index == wanted.bracket.index
+    )
     trial = FakeTrial(trial_config(scheduler.walk, action))
     scheduler.on_trial_add(controller, trial)
     return trial
@@ -75,8 +81,7 @@ def start(scheduler, controller, texts):
 def finish(scheduler, controller, trial):
     """The earlier in the alphabet, the fewer errors."""
     n = trial.config["fidelity"]
-    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n)
-              for p in trial.config["prompts"]]
+    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n) for p in trial.config["prompts"]]
     decision = scheduler.on_trial_result(controller, trial, {"evaluations": counts})
     if decision == TrialScheduler.STOP:
         trial.status = Trial.TERMINATED

@@ -60,8 +60,13 @@ def test_it_asks_once_and_waits_without_blocking(searcher, actor, events):
     assert actor.asked == [Request("hyperband", 0, 3)]
     assert events == []
     actor.references[0] += proposals(0, "abc")
-    assert searcher.suggest("t2") == {"prompts": [Prompt("a"), Prompt("b"), Prompt("c")], "bracket": 0, "rung": 0,
-                                      "fidelity": 4, "wave": 0}
+    assert searcher.suggest("t2") == {
+        "prompts": [Prompt("a"), Prompt("b"), Prompt("c")],
+        "bracket": 0,
+        "rung": 0,
+        "fidelity": 4,
+        "wave": 0,
+    }
     assert events == ["proposed"]
 
 

@@ -37,8 +37,9 @@ except KeyboardInterrupt:
 
 def run_script(script: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=env, capture_output=True, text=True,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=env, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,16 +90,19 @@ def test_sigterm_interrupts_a_driver_too():
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted False\n", "", 0)
 
 
-@pytest.mark.parametrize(("asked", "variable", "chosen"), [
-    (None, None, "local"),
-    (None, "", "local"),
-    (None, "10.0.0.1:6379", "10.0.0.1:6379"),
-    ("local", "10.0.0.1:6379", "local"),
-    ("auto", None, "auto"),
-    ("auto", "10.0.0.1:6379", "10.0.0.1:6379"),
-    ("ray://head:10001", "10.0.0.1:6379", "ray://head:10001"),
-    ("[::1]:6379", None, "[::1]:6379"),
-])
+@pytest.mark.parametrize(
+    ("asked", "variable", "chosen"),
+    [
+        (None, None, "local"),
+        (None, "", "local"),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("local", "10.0.0.1:6379", "local"),
+        ("auto", None, "auto"),
+        ("auto", "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("ray://head:10001", "10.0.0.1:6379", "ray://head:10001"),
+        ("[::1]:6379", None, "[::1]:6379"),
+    ],
+)
 def test_which_ray_is_meant(monkeypatch, asked, variable, chosen):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:

@@ -174,7 +174,8 @@ def test_lengths_spread_around_their_mean_and_change_no_answer():
     assert sum(lengths) / len(lengths) == pytest.approx(100, abs=5)
     without = asyncio.run(SimulatedEngine().evaluate(PROMPT, EXAMPLES))
     assert [(o.status, o.text, o.prompt_tokens) for o in outcomes] == [
-        (o.status, o.text, o.prompt_tokens) for o in without]
+        (o.status, o.text, o.prompt_tokens) for o in without
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -186,7 +187,7 @@ def test_the_clock_of_steps_agrees_with_a_simulation_step_by_step(seed):
 
     async def ask(engine, step, i):
         await asyncio.sleep(step * latency.step_s)
-        (outcome,), end = await timed(engine.evaluate(PROMPT, EXAMPLES[i:i + 1]))
+        (outcome,), end = await timed(engine.evaluate(PROMPT, EXAMPLES[i : i + 1]))
         return round(end / latency.step_s), outcome.completion_tokens
 
     async def go():
@@ -209,7 +210,7 @@ def test_the_clock_of_steps_agrees_with_a_simulation_step_by_step(seed):
 def test_a_caller_that_gives_up_stops_nobody_else():
     async def go():
         engine = SimulatedEngine(latency=LATENCY)
-        first, second = (asyncio.create_task(engine.evaluate(PROMPT, EXAMPLES[i:i + 1])) for i in (10, 11))
+        first, second = (asyncio.create_task(engine.evaluate(PROMPT, EXAMPLES[i : i + 1])) for i in (10, 11))
         await asyncio.sleep(0.8)
         first.cancel()
         assert len(await second) == 1
@@ -224,12 +225,13 @@ def test_an_instant_engine_takes_what_comes_in_the_middle(ticks):
     async def later(engine, i):
         for _ in range(ticks * i):
             await asyncio.sleep(0)
-        return await engine.evaluate(PROMPT, EXAMPLES[i:i + 1])
+        return await engine.evaluate(PROMPT, EXAMPLES[i : i + 1])
 
     async def go():
         engine = SimulatedEngine(latency=Latency(math.inf, 0.0, 0.0, 4, answer_tokens=0))
-        answers = [outcome.text for answer in await asyncio.gather(*(later(engine, i) for i in range(6)))
-                   for outcome in answer]
+        answers = [
+            outcome.text for answer in await asyncio.gather(*(later(engine, i) for i in range(6))) for outcome in answer
+        ]
         assert answers == [outcome.text for outcome in await SimulatedEngine().evaluate(PROMPT, EXAMPLES[:6])]
         assert asyncio.get_running_loop().time() == 0
 

@@ -110,7 +110,8 @@ class TestContract(EngineContract):
     def test_a_dead_engine_raises(self, engine, prompt, examples):
         family = [process for process in psutil.Process().children(recursive=True) if "VLLM" in process.name()]
         assert {Path(f"/proc/{process.pid}/fd/1").stat().st_ino for process in family} == {
-            os.fstat(engine._log.fileno()).st_ino}  # so the guard finds them all
+            os.fstat(engine._log.fileno()).st_ino
+        }  # so the guard finds them all
         for process in family:
             process.kill()
         with pytest.raises(EngineError, match=r"engine died \(killed\)"):
@@ -144,13 +145,19 @@ def test_the_root_cause_is_the_first_exception():
         "(Worker pid=1) ERROR 11-22 22:45:03 [multiproc_executor.py:953]     raise RuntimeError(\n"
         "(Worker pid=1) ERROR 11-22 22:45:03 [multiproc_executor.py:953] RuntimeError: Cannot find any model weights\n"
         "(EngineCore pid=2) ERROR 11-22 22:45:08 [core.py:1510] Exception: WorkerProc initialization failed\n"
-        "Exception: WorkerProc initialization failed due to an exception in a background process.\n")
+        "Exception: WorkerProc initialization failed due to an exception in a background process.\n"
+    )
     assert module.root_cause(log) == "RuntimeError: Cannot find any model weights"
     assert module.root_cause(io.StringIO("Loading\nall is well\n")) == ""
 
 
-@pytest.mark.parametrize(("text", "kind"), [("RuntimeError: Cannot find any weights", InputError),
-                                            ("ValueError: Available memory on node 0 is less", EngineError)])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("RuntimeError: Cannot find any weights", InputError),
+        ("ValueError: Available memory on node 0 is less", EngineError),
+    ],
+)
 def test_what_does_not_load_is_said_in_one_line(monkeypatch, text, kind, capfd):
     def fail(model):
         os.write(2, f"(Worker pid=1) ERROR 11-22 22:45:03 [executor.py:9] {text}\nmore\n".encode())

@@ -59,8 +59,13 @@ class Driver(subprocess.Popen):
     def __init__(self, command: Sequence[str | Path], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
         with log.open("w") as file:
-            super().__init__(["env", "--default-signal=INT", *command], env=environment, stdout=file,
-                             stderr=subprocess.STDOUT, start_new_session=True)
+            super().__init__(
+                ["env", "--default-signal=INT", *command],
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.started.append(self)
 
     @property
@@ -87,8 +92,15 @@ class Run:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-W", "ignore", str(JOB), json.dumps(to_dict(self.config)), str(self.folder),
-                str(self.paid_file)]
+        return [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(JOB),
+            json.dumps(to_dict(self.config)),
+            str(self.folder),
+            str(self.paid_file),
+        ]
 
     def start(self, **variables: str) -> Driver:
         """``variables``: of its environment, besides the cluster's."""
@@ -138,8 +150,12 @@ class Run:
 
     def recorded(self) -> dict[str, str]:
         """``prompt-id example-id`` or a generation's key -> its status or text."""
-        return dict(self.rows("SELECT prompt_id || ' ' || example_id, status FROM outcomes UNION ALL "
-                              "SELECT key, text FROM generations"))
+        return dict(
+            self.rows(
+                "SELECT prompt_id || ' ' || example_id, status FROM outcomes UNION ALL "
+                "SELECT key, text FROM generations"
+            )
+        )
 
     def kill(self, driver: Driver) -> None:
         """SIGKILL for the driver, which takes all that it started with it; see ``ended``."""
@@ -168,10 +184,15 @@ class Run:
         return {
             "best prompt": best,
             "calls answered": best.pop("llm_calls") - len(self.rows("SELECT seq FROM failures")),
-            "rungs": sorted(self.rows("SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, "
-                                      "unparseable, promoted FROM rungs")),
-            "proposals": self.rows("SELECT bracket, position, prompt_id, source, stage, cosine FROM proposals "
-                                   "ORDER BY bracket, position"),
+            "rungs": sorted(
+                self.rows(
+                    "SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, "
+                    "unparseable, promoted FROM rungs"
+                )
+            ),
+            "proposals": self.rows(
+                "SELECT bracket, position, prompt_id, source, stage, cosine FROM proposals ORDER BY bracket, position"
+            ),
             "outcomes": self.recorded(),
         }
 
@@ -191,8 +212,9 @@ def harm(run: Run, undisturbed: Run) -> Harm:
     """
     here, there = run.result(), undisturbed.result()
     lost = len(there["outcomes"].keys() - here["outcomes"].keys())
-    failed = Counter(f"{prompt} {example}".strip() for prompt, example
-                     in run.rows("SELECT prompt_id, example_id FROM failures"))
+    failed = Counter(
+        f"{prompt} {example}".strip() for prompt, example in run.rows("SELECT prompt_id, example_id FROM failures")
+    )
     repeated = run.paid() - Counter(set(run.paid()))
     unexplained = repeated - failed - run.in_flight
     for part in here:

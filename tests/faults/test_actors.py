@@ -19,7 +19,7 @@ def test_engine_killed(undisturbed, run, row):
     os.kill(run.pids()[0], signal.SIGKILL)
     finish(driver)
     assert len(run.pids()) == 2
-    assert all(error.startswith("ActorDiedError") for error, in run.rows("SELECT error FROM failures"))
+    assert all(error.startswith("ActorDiedError") for (error,) in run.rows("SELECT error FROM failures"))
     assert 0 < repeated(run, undisturbed, row) <= IN_FLIGHT
 
 
@@ -38,7 +38,7 @@ def test_engine_out_of_memory(undisturbed, run, row):
     run.paid_file.with_suffix(".oom").touch()
     finish(driver)
     assert len(run.pids()) == 2
-    assert any("MemoryError: CUDA out of memory" in error for error, in run.rows("SELECT error FROM failures"))
+    assert any("MemoryError: CUDA out of memory" in error for (error,) in run.rows("SELECT error FROM failures"))
     assert 0 < repeated(run, undisturbed, row) <= IN_FLIGHT
 
 

@@ -73,8 +73,18 @@ def test_head_restarted(undisturbed, run, row):
 
 def test_ray_job_stop(undisturbed, tmp_path, head, row):
     run = Run(tmp_path / "run", tmp_path, head)
-    submit = ("ray", "job", "submit", "--no-wait", "--submission-id", "stopped", "--runtime-env-json",
-              '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}', "--", *run.command)
+    submit = (
+        "ray",
+        "job",
+        "submit",
+        "--no-wait",
+        "--submission-id",
+        "stopped",
+        "--runtime-env-json",
+        '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}',
+        "--",
+        *run.command,
+    )
     status, out, err = head.run(*submit)
     assert status == 0, out + err
     deadline = time.monotonic() + LIFE_S

@@ -37,8 +37,10 @@ def kill_again_and_again(run, rng, total):
         assert driver.poll() is None, f"the run ended before kill {kill + 1}: {end(driver)}"
         known = run.recorded()
         run.kill(driver)
-        print(f"kill {kill + 1}, {time.monotonic() - began:.0f} s after the start: {len(run.recorded())} of {total} "
-              "are in the ledger")
+        print(
+            f"kill {kill + 1}, {time.monotonic() - began:.0f} s after the start: {len(run.recorded())} of {total} "
+            "are in the ledger"
+        )
         assert known.items() <= run.recorded().items(), "an outcome that was in the ledger is lost"
 
 
@@ -50,8 +52,12 @@ def test_driver_interrupted(undisturbed, private_run, row):
         said = end(driver, number, seconds=60)
         run.ended()
         assert driver.returncode == 130
-        assert said.splitlines()[-1].endswith(f"interrupted; nothing that was answered is lost: lipo-e-ray resume "
-                                              f"{run.folder}") and "Traceback" not in said
+        assert (
+            said.splitlines()[-1].endswith(
+                f"interrupted; nothing that was answered is lost: lipo-e-ray resume {run.folder}"
+            )
+            and "Traceback" not in said
+        )
         assert len(run.recorded()) < len(undisturbed.recorded())
     run.finish()
     row(harm(run, undisturbed))
@@ -62,8 +68,14 @@ def test_two_drivers_on_one_folder(undisturbed, run, row):
     second = run.start()
     said = end(second, seconds=60)
     assert second.returncode == 1
-    assert said.splitlines()[-1] == (f"lipo-e-ray: {run.folder}: another process is running in this folder; wait for "
-                                     "it, or give another --output") and "Traceback" not in said
+    assert (
+        said.splitlines()[-1]
+        == (
+            f"lipo-e-ray: {run.folder}: another process is running in this folder; wait for "
+            "it, or give another --output"
+        )
+        and "Traceback" not in said
+    )
     assert first.poll() is None
     finish(first)
     row(harm(run, undisturbed))

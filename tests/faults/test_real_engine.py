@@ -32,7 +32,7 @@ def test_real_engine_killed(tmp_path, row):
     os.kill(engine, signal.SIGKILL)
     finish(driver, PATIENCE_S)
     assert cores and not any(map(alive, cores)), "vLLM's own processes outlived the engine"
-    assert run.rows("SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")[:len(before)] == before
+    assert run.rows("SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")[: len(before)] == before
     failed = run.rows("SELECT prompt_id || ' ' || example_id FROM failures")
     assert 0 < len(failed) <= 32, "only what was in flight"
-    row(Harm(sum(key not in run.recorded() for key, in failed), len(failed)))
+    row(Harm(sum(key not in run.recorded() for (key,) in failed), len(failed)))

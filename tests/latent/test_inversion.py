@@ -139,13 +139,16 @@ class TestSearchInverter(InverterContract):
         target = encoder.encode([answer])
         assert SearchInverter(encoder, Scribe(Completion(answer))).invert(target, known, seed=0)[0][0].text == answer
 
-    @pytest.mark.parametrize("answer", [
-        SILENCE,
-        Completion("<|im_start|>Underline the verbs of the poem."),
-        Completion("The user wants the verbs of the poem."),
-        Completion("Underline the verbs, the verbs of the poem, the verbs."),
-        Completion("Underline " + "every single verb of this poem " * 12),
-    ])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            SILENCE,
+            Completion("<|im_start|>Underline the verbs of the poem."),
+            Completion("The user wants the verbs of the poem."),
+            Completion("Underline the verbs, the verbs of the poem, the verbs."),
+            Completion("Underline " + "every single verb of this poem " * 12),
+        ],
+    )
     def test_leaves_what_the_model_should_not_have_written(self, encoder, known, answer):
         target = encoder.encode(["Underline the verbs of the poem."])
         found = SearchInverter(encoder, Scribe(answer)).invert(target, known, seed=0)[0]
@@ -190,10 +193,13 @@ def test_beats_the_nearest_neighbour_on_real_embeddings(one_thread):
     assert not written & {identity(text) for text in KNOWN}
 
 
-@pytest.mark.parametrize(("texts", "known", "expected"), [
-    (["Solve it all now."], ["solve  it ALL now"], []),
-    (["Solve it all now.", "Solve it all now!", "Read it all now."], [], ["Solve it all now.", "Read it all now."]),
-    (["<|im_end|> Solve it now.", "ok"], [], []),
-])
+@pytest.mark.parametrize(
+    ("texts", "known", "expected"),
+    [
+        (["Solve it all now."], ["solve  it ALL now"], []),
+        (["Solve it all now.", "Solve it all now!", "Read it all now."], [], ["Solve it all now.", "Read it all now."]),
+        (["<|im_end|> Solve it now.", "ok"], [], []),
+    ],
+)
 def test_new_texts(texts, known, expected):
     assert list(new_texts(texts, known)) == expected

@@ -64,8 +64,9 @@ def test_padding_is_not_read(block, elements, mask):
 def test_isab_is_equivariant_and_pma_invariant(elements, mask):
     order = torch.tensor([2, 0, 1, 4, 3])
     isab, pma = ISAB(HIDDEN, HEADS, 3), PMA(HIDDEN, HEADS)
-    torch.testing.assert_close(isab(elements, mask)[:, order], isab(elements[:, order], mask[:, order]), atol=1e-5,
-                               rtol=0)
+    torch.testing.assert_close(
+        isab(elements, mask)[:, order], isab(elements[:, order], mask[:, order]), atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(pma(elements, mask), pma(elements[:, order], mask[:, order]), atol=1e-5, rtol=0)
     assert pma(elements, mask).shape == (3, HIDDEN)
 

@@ -13,8 +13,9 @@ from lipo_e_ray.latent.training import train_vae
 from lipo_e_ray.types import Example, Prompt
 
 WIDTH, TOPICS = 24, 6
-CONFIG = VAEConfig(inst_dim=8, ex_dim=8, hidden=32, heads=2, inducing=4, max_epochs=40, patience=40, batch_size=64,
-                   training_sets=512)
+CONFIG = VAEConfig(
+    inst_dim=8, ex_dim=8, hidden=32, heads=2, inducing=4, max_epochs=40, patience=40, batch_size=64, training_sets=512
+)
 INSTRUCTIONS = [f"instruction {i}" for i in range(18)]
 HELD_OUT = [f"instruction {i}" for i in range(18, 30)]
 POOL = tuple(Example(f"question {i}", f"#### {i}") for i in range(24))
@@ -50,8 +51,10 @@ def space(trained):
 
 def random_prompts(instructions, sizes, seed=0):
     rng = np.random.default_rng(seed)
-    return [Prompt(instructions[rng.integers(len(instructions))], tuple(POOL[i] for i in rng.permutation(24)[:k]))
-            for k in sizes]
+    return [
+        Prompt(instructions[rng.integers(len(instructions))], tuple(POOL[i] for i in rng.permutation(24)[:k]))
+        for k in sizes
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +106,13 @@ def test_instructions_survive_the_round_trip(space, prompts):
 
 def shared(found, prompts):
     """Mean share of a prompt's exemplars that its decoded set has."""
-    return np.mean([len(set(one) & set(prompt.exemplars)) / len(prompt.exemplars)
-                    for one, prompt in zip(found, prompts, strict=True) if prompt.exemplars])
+    return np.mean(
+        [
+            len(set(one) & set(prompt.exemplars)) / len(prompt.exemplars)
+            for one, prompt in zip(found, prompts, strict=True)
+            if prompt.exemplars
+        ]
+    )
 
 
 def test_exemplar_sets_survive_the_round_trip(space, prompts):

@@ -14,8 +14,9 @@ from lipo_e_ray.latent.training import fit_latent, load_vae, train_vae
 from lipo_e_ray.types import Example, InputError, Prompt
 
 WIDTH = 16
-CONFIG = VAEConfig(inst_dim=4, ex_dim=4, hidden=16, heads=2, inducing=2, max_epochs=3, patience=5, batch_size=16,
-                   training_sets=64)
+CONFIG = VAEConfig(
+    inst_dim=4, ex_dim=4, hidden=16, heads=2, inducing=2, max_epochs=3, patience=5, batch_size=16, training_sets=64
+)
 INSTRUCTIONS = ["solve it", "answer it", "think first", "be brief"]
 POOL = [Example(f"what is {i}?", f"#### {i}") for i in range(12)]
 
@@ -165,8 +166,17 @@ class TestFitLatent:
         other = RandomEncoder()
         other.fingerprint = "other"
         self.fit(tmp_path)
-        for n, change in enumerate([{"instructions": INSTRUCTIONS[:3]}, {"pool": POOL[:11]}, {"seed": 1}, {"most": 7},
-                                    {"config": replace(CONFIG, beta=0.01)}, {"encoder": other}], 2):
+        for n, change in enumerate(
+            [
+                {"instructions": INSTRUCTIONS[:3]},
+                {"pool": POOL[:11]},
+                {"seed": 1},
+                {"most": 7},
+                {"config": replace(CONFIG, beta=0.01)},
+                {"encoder": other},
+            ],
+            2,
+        ):
             self.fit(tmp_path, **change)
             assert len(trainings) == n
 

@@ -126,8 +126,10 @@ def test_match_finds_the_cheapest_assignment_of_all():
         assert len(set(slots.tolist())) == 3
         elements = real.nonzero().flatten().tolist()
         price = sum(one[slots[element], element].item() for element in elements)
-        best = min(sum(one[s, e].item() for s, e in zip(slots, elements, strict=True))
-                   for slots in itertools.permutations(range(5), len(elements)))
+        best = min(
+            sum(one[s, e].item() for s, e in zip(slots, elements, strict=True))
+            for slots in itertools.permutations(range(5), len(elements))
+        )
         assert price == pytest.approx(best)
 
 

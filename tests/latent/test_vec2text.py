@@ -20,28 +20,95 @@ from lipo_e_ray.types import InputError
 
 pytestmark = pytest.mark.filterwarnings(
     # vec2text 0.0.13 asks its embedder for the width by the name that sentence-transformers 6 renamed
-    "ignore:The `get_sentence_embedding_dimension` method has been renamed:FutureWarning",
+    "ignore:The `get_sentence_embedding_dimension` method has been renamed:FutureWarning"
 )
 VOCABULARY = [
-    "add", "all", "answer", "ask", "before", "begin", "check", "compute", "count", "each", "end", "every",
-    "explain", "find", "finish", "first", "give", "how", "know", "label", "list", "look", "make", "mark", "name",
-    "note", "numbers", "order", "part", "plan", "question", "read", "result", "show", "solve", "start", "state",
-    "step", "story", "sum", "take", "the", "then", "think", "total", "two", "use", "verify", "with", "word", "work",
-    "write", "your",
+    "add",
+    "all",
+    "answer",
+    "ask",
+    "before",
+    "begin",
+    "check",
+    "compute",
+    "count",
+    "each",
+    "end",
+    "every",
+    "explain",
+    "find",
+    "finish",
+    "first",
+    "give",
+    "how",
+    "know",
+    "label",
+    "list",
+    "look",
+    "make",
+    "mark",
+    "name",
+    "note",
+    "numbers",
+    "order",
+    "part",
+    "plan",
+    "question",
+    "read",
+    "result",
+    "show",
+    "solve",
+    "start",
+    "state",
+    "step",
+    "story",
+    "sum",
+    "take",
+    "the",
+    "then",
+    "think",
+    "total",
+    "two",
+    "use",
+    "verify",
+    "with",
+    "word",
+    "work",
+    "write",
+    "your",
 ]
 SETTINGS = {
-    "model_name_or_path": "t5-base", "embedder_model_name": "gtr_base_st", "embedder_model_api": None,
-    "embedder_fake_with_zeros": False, "embedder_no_grad": True, "embedder_torch_dtype": "float32",
-    "embeddings_from_layer_n": None, "embedder_gaussian_noise_level": 0.0, "use_frozen_embeddings_as_input": True,
-    "encoder_dropout_disabled": False, "decoder_dropout_disabled": False, "use_lora": False, "max_seq_length": 10,
-    "num_repeat_tokens": 4, "corrector_ignore_hypothesis_embedding": False,
+    "model_name_or_path": "t5-base",
+    "embedder_model_name": "gtr_base_st",
+    "embedder_model_api": None,
+    "embedder_fake_with_zeros": False,
+    "embedder_no_grad": True,
+    "embedder_torch_dtype": "float32",
+    "embeddings_from_layer_n": None,
+    "embedder_gaussian_noise_level": 0.0,
+    "use_frozen_embeddings_as_input": True,
+    "encoder_dropout_disabled": False,
+    "decoder_dropout_disabled": False,
+    "use_lora": False,
+    "max_seq_length": 10,
+    "num_repeat_tokens": 4,
+    "corrector_ignore_hypothesis_embedding": False,
 }
 
 
 def tiny_t5() -> transformers.T5ForConditionalGeneration:
     config = transformers.T5Config(
-        vocab_size=len(VOCABULARY) + 4, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, initializer_factor=3.0,
-        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+        vocab_size=len(VOCABULARY) + 4,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        initializer_factor=3.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
     return transformers.T5ForConditionalGeneration(config)
 
 
@@ -52,8 +119,12 @@ def save_bases(folder) -> None:
     for name in ("t5-base", "encoder"):
         tiny_t5().save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    layers = [Transformer(str(folder / "encoder")), Pooling(16, "mean"),
-              Dense(16, 768, bias=False, activation_function=torch.nn.Identity()), Normalize()]
+    layers = [
+        Transformer(str(folder / "encoder")),
+        Pooling(16, "mean"),
+        Dense(16, 768, bias=False, activation_function=torch.nn.Identity()),
+        Normalize(),
+    ]
     SentenceTransformer(modules=layers, device="cpu").save(str(folder / "sentence-transformers" / "gtr-t5-base"))
 
 
@@ -127,11 +198,16 @@ class TestVec2TextInverter(InverterContract):
 
     def test_generates_what_the_saved_models_generate(self, inverter, saved, targets):
         embedding = torch.from_numpy(targets[:1])
-        inputs = {"frozen_embeddings": embedding, "hypothesis_embedding": torch.from_numpy(targets[1:2]),
-                  "hypothesis_input_ids": torch.tensor([[0, 5, 6, 7, 1]]),
-                  "hypothesis_attention_mask": torch.tensor([[0, 1, 1, 1, 1]])}
-        for ours, original in ((inverter._corrector.inversion_trainer.model, saved.inversion),
-                               (inverter._corrector.model, saved.corrector)):
+        inputs = {
+            "frozen_embeddings": embedding,
+            "hypothesis_embedding": torch.from_numpy(targets[1:2]),
+            "hypothesis_input_ids": torch.tensor([[0, 5, 6, 7, 1]]),
+            "hypothesis_attention_mask": torch.tensor([[0, 1, 1, 1, 1]]),
+        }
+        for ours, original in (
+            (inverter._corrector.inversion_trainer.model, saved.inversion),
+            (inverter._corrector.model, saved.corrector),
+        ):
             original.encoder_decoder.generation_config.length_penalty = 1.0
             got, expected = (model.generate(dict(inputs), inverter._generation(8)) for model in (ours, original))
             assert torch.equal(got, expected)
@@ -143,8 +219,12 @@ class TestVec2TextInverter(InverterContract):
         monkeypatch.setattr(module, "STEPS", 2)
         corrector = inverter._corrector
         monkeypatch.setattr(corrector, "return_best_hypothesis", True)
-        ids = corrector.generate({"frozen_embeddings": torch.from_numpy(targets[:1])}, inverter._generation(8),
-                                 num_recursive_steps=2, sequence_beam_width=8)
+        ids = corrector.generate(
+            {"frozen_embeddings": torch.from_numpy(targets[:1])},
+            inverter._generation(8),
+            num_recursive_steps=2,
+            sequence_beam_width=8,
+        )
         assert corrector.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip() in inverter._texts(targets[0])
 
     def test_number_of_corrections_is_bounded(self, inverter, targets, monkeypatch):
@@ -167,15 +247,22 @@ def test_leaves_no_files_and_no_logging_behind(saved, encoder, monkeypatch):
 def test_tied_weights_may_lie_in_the_file_under_one_name(saved, monkeypatch, tmp_path):
     copy = {key: value for key, value in saved.corrector.state_dict().items() if "embed_tokens" not in key}
     save(tmp_path, saved, monkeypatch, copy)
-    assert torch.equal(module._load(type(saved.corrector), CORRECTOR).encoder_decoder.encoder.embed_tokens.weight,
-                       copy["encoder_decoder.shared.weight"])
+    assert torch.equal(
+        module._load(type(saved.corrector), CORRECTOR).encoder_decoder.encoder.embed_tokens.weight,
+        copy["encoder_decoder.shared.weight"],
+    )
 
 
-@pytest.mark.parametrize("change", [
-    lambda weights: weights.pop("layernorm.weight"),
-    lambda weights: weights.update({"layernorm.scale": torch.ones(16)}),
-    lambda weights: weights.update({"encoder_decoder.lm_head.weight": weights["encoder_decoder.lm_head.weight"] + 1}),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("layernorm.weight"),
+        lambda weights: weights.update({"layernorm.scale": torch.ones(16)}),
+        lambda weights: weights.update(
+            {"encoder_decoder.lm_head.weight": weights["encoder_decoder.lm_head.weight"] + 1}
+        ),
+    ],
+)
 def test_weights_that_do_not_fit_are_refused(saved, monkeypatch, tmp_path, change):
     weights = saved.corrector.state_dict()
     change(weights)

@@ -12,8 +12,12 @@ from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Example, Observation, Prompt, digest
 
-WORDS = (("solve", "read", "answer", "check", "compute"), ("the", "each", "this"), ("problem", "question", "numbers"),
-         ("carefully", "quickly", "first", "again"))
+WORDS = (
+    ("solve", "read", "answer", "check", "compute"),
+    ("the", "each", "this"),
+    ("problem", "question", "numbers"),
+    ("carefully", "quickly", "first", "again"),
+)
 TEXTS = [" ".join(words) for words in product(*WORDS)]  # 180
 POOL = tuple(Example(f"question {i}", f"#### {i}") for i in range(24))
 WIDTH, INST_DIM, EX_DIM = 40, 8, 8
@@ -118,5 +122,10 @@ KNOWN = {text: "seed" if i < 4 else "ape" for i, text in enumerate(TEXTS[::6])} 
 def make_proposer(seed=0, limit=4, proposal=SMALL, known=KNOWN, **changes) -> Proposer:
     config = RunConfig(seed=seed, max_exemplars=changes.get("max_exemplars", 4), proposal=proposal)
     task = Task("fake", POOL, (), (), "numeric")
-    return Proposer(task, config, known, lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)),
-                    make_gp=changes.get("make_gp", JointPromptGP))
+    return Proposer(
+        task,
+        config,
+        known,
+        lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)),
+        make_gp=changes.get("make_gp", JointPromptGP),
+    )

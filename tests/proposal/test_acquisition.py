@@ -65,8 +65,9 @@ def test_each_pick_adds_about_as_much_as_botorch_finds_possible(gp):
         for i, pick in enumerate(picks):
             # botorch maximises, and takes no candidate that is pending
             others = [j for j in range(len(candidates)) if j not in picks[:i]]
-            improvement = qLogExpectedImprovement(gp.model, -best, sampler, posterior_transform=MINIMISED,
-                                                  X_pending=candidates[picks[:i]] if i else None)
+            improvement = qLogExpectedImprovement(
+                gp.model, -best, sampler, posterior_transform=MINIMISED, X_pending=candidates[picks[:i]] if i else None
+            )
             with torch.no_grad():
                 value = improvement(candidates[others][:, None]).exp()  # of the picks and each candidate together
             assert value[others.index(pick)] >= 0.97 * value.max()

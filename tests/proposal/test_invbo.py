@@ -81,6 +81,10 @@ def test_potential_can_beat_value():
 def test_new_texts_are_tried_with_the_anchor_s_exemplars_and_the_decoded_ones():
     known = make_known()
     known.space.decode_exemplars = lambda z: [()] * len(z)
-    sets = [(one.prompt.exemplars, one.anchor.exemplars)
-            for seed in range(4) for one in invbo(known, 8, 0.8, FakeInverter(), SMALL, rng(seed)) if one.inversion]
+    sets = [
+        (one.prompt.exemplars, one.anchor.exemplars)
+        for seed in range(4)
+        for one in invbo(known, 8, 0.8, FakeInverter(), SMALL, rng(seed))
+        if one.inversion
+    ]
     assert any(used == anchor != () for used, anchor in sets) and any(used == () != anchor for used, anchor in sets)

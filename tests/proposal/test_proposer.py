@@ -156,10 +156,11 @@ def test_the_surrogate_is_given_every_rung_of_a_prompt():
     wider = [(prompt, Observation(prompt.id, o.errors + 1, o.evaluated + 8)) for prompt, o in OBSERVED]
     observed = [pair for pairs in zip(OBSERVED, wider, strict=True) for pair in pairs]
     make_proposer(make_gp=Spy).propose(ask("hyperband", 1, 4, observed))
-    (m, counts), = seen
+    ((m, counts),) = seen
     assert m == len(OBSERVED)
-    assert counts == [(i, o.evaluated, o.errors) for i, pair in enumerate(zip(OBSERVED, wider, strict=True))
-                      for _, o in pair]
+    assert counts == [
+        (i, o.evaluated, o.errors) for i, pair in enumerate(zip(OBSERVED, wider, strict=True)) for _, o in pair
+    ]
 
 
 def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):
@@ -195,8 +196,9 @@ def test_invbo_writes_new_instructions_near_their_targets():
 def test_invbo_falls_back_when_nothing_new_is_written():
     proposals = make_proposer(limit=0).propose(ask("invbo", 7, 6, OBSERVED))
     assert len(proposals) == 6
-    assert all(p.prompt.instruction in KNOWN and p.origin.stage == "invbo" and p.origin.source != "invbo"
-               for p in proposals)
+    assert all(
+        p.prompt.instruction in KNOWN and p.origin.stage == "invbo" and p.origin.source != "invbo" for p in proposals
+    )
 
 
 def test_instructions_of_invbo_stay_in_the_search():

@@ -35,9 +35,14 @@ class Writer:
         self.calls = 0
 
     def answers(self, prompt: Prompt, split: str, marks: str, first: int = 0) -> None:
-        self.ledger.record_outcomes(split, [
-            Outcome(prompt.id, f"{split}{i}", JUDGED[mark], "text", "", 100, 60, 10)
-            for i, mark in enumerate(marks) if i >= first])
+        self.ledger.record_outcomes(
+            split,
+            [
+                Outcome(prompt.id, f"{split}{i}", JUDGED[mark], "text", "", 100, 60, 10)
+                for i, mark in enumerate(marks)
+                if i >= first
+            ],
+        )
 
     def bracket(self, index: int, proposals: dict[Proposal, str], rungs: tuple[int, ...] = (4, 8)) -> None:
         """``proposals``: each with its marks on the validation examples it was evaluated on."""
@@ -50,10 +55,18 @@ class Writer:
                 self.answers(proposal.prompt, "validation", marks[:fidelity], known)
                 self.calls += fidelity - known
                 seen = marks[:fidelity]
-                self.ledger.record_rung(RungResult(
-                    index, proposal.origin.stage, 1, rung, fidelity,
-                    Observation(proposal.prompt.id, fidelity - seen.count("c"), fidelity, seen.count("u")),
-                    len(marks) > fidelity, self.calls))
+                self.ledger.record_rung(
+                    RungResult(
+                        index,
+                        proposal.origin.stage,
+                        1,
+                        rung,
+                        fidelity,
+                        Observation(proposal.prompt.id, fidelity - seen.count("c"), fidelity, seen.count("u")),
+                        len(marks) > fidelity,
+                        self.calls,
+                    )
+                )
 
 
 def proposal(name: str, k: int, source: str, stage: str, bracket: int, cosine: float | None = None, **info) -> Proposal:
@@ -88,8 +101,9 @@ def write_run(folder: Path, config: RunConfig = PROFILES["demo"], words: Callabl
         writer.bracket(3, {p["E"]: "cccc"})
         writer.answers(p["A"].prompt, "test", "cccwwwwwww")
         writer.answers(p["D"].prompt, "test", "ccwccccccw")
-        ledger.record_outcomes("validation", [
-            Outcome(p["E"].prompt.id, "validation4", Status.FAILED, "", words("timed\nout"))])
+        ledger.record_outcomes(
+            "validation", [Outcome(p["E"].prompt.id, "validation4", Status.FAILED, "", words("timed\nout"))]
+        )
         ledger.record_generation("g", Completion(words("By the model."), "", 40, 0, 6))
     (folder / "latent").mkdir()
     (folder / "latent" / "vae_loss.json").write_text('{"train": [3, 2, 1], "validation": [4.0, 2.5, 2.75]}')

@@ -44,13 +44,21 @@ def test_ranks_never_mix_fidelities(records):
 
 def test_best_over_calls_uses_full_results_only(records):
     assert [(r.stage, r.calls, r.observation.errors) for r in best_over_calls(records)] == [
-        ("seeds", 12, 6), ("hyperband", 24, 4), ("hyperband", 28, 3)]
+        ("seeds", 12, 6),
+        ("hyperband", 24, 4),
+        ("hyperband", 28, 3),
+    ]
     assert stage_spans(records) == [("seeds", 0, 12), ("hyperband", 12, 28), ("invbo", 28, 44)]
 
 
 def test_parts_say_what_each_gave(records):
     assert [(p.prompts, p.finished, p.calls, p.best.observation.errors) for p in parts(records)] == [
-        (2, 1, 12, 6), (1, 1, 8, 4), (1, 1, 8, 3), (3, 1, 16, 3), (2, 1, 12, 3)]
+        (2, 1, 12, 6),
+        (1, 1, 8, 4),
+        (1, 1, 8, 3),
+        (3, 1, 16, 3),
+        (2, 1, 12, 3),
+    ]
 
 
 def test_a_part_without_a_full_result_has_no_score(tmp_path):

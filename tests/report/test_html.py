@@ -87,8 +87,14 @@ def test_a_hostile_run_is_a_page_like_any_other(page, tmp_path):
     demo = PROFILES["demo"]
     line = HOSTILE.replace("\n", " ")  # a configuration's names are of one line
     name = line.replace("/", "|")  # shown without the folders before it
-    config = replace(demo, profile=line, instructions_file=line, task=replace(demo.task, name=f"/a/{name}"),
-                     model=replace(demo.model, name=name), encoder=replace(demo.encoder, name=line))
+    config = replace(
+        demo,
+        profile=line,
+        instructions_file=line,
+        task=replace(demo.task, name=f"/a/{name}"),
+        model=replace(demo.model, name=name),
+        encoder=replace(demo.encoder, name=line),
+    )
     write_run(tmp_path, config, lambda text: f"{text} {HOSTILE}")
     text = write_report(tmp_path).read_text(encoding="utf-8")
     hostile = Page(text)
@@ -110,16 +116,22 @@ def test_the_answer_comes_first_and_fidelities_stand_beside_scores(page):
 
 
 def test_final_line(records):
-    assert final_line(records) == ("test accuracy: baseline 30.0% [10.8, 60.3] -> best 80.0% [49.0, 94.3] "
-                                   "with 66 LLM calls")
+    assert final_line(records) == (
+        "test accuracy: baseline 30.0% [10.8, 60.3] -> best 80.0% [49.0, 94.3] with 66 LLM calls"
+    )
 
 
 def test_best_prompt_document_is_ready_to_send(records):
     document = json.loads(json.dumps(best_prompt_document(records)))
     assert [m["role"] for m in document["messages"]] == [*["user", "assistant"] * 3, "user"]
     assert document["messages"][-1]["content"] == "By the model.\n\n{question}"
-    assert document["validation"] == {"correct": 5, "n": 8, "accuracy": 0.625, "fidelity": 8,
-                                      "interval_95": pytest.approx([0.3057, 0.8632], abs=1e-4)}
+    assert document["validation"] == {
+        "correct": 5,
+        "n": 8,
+        "accuracy": 0.625,
+        "fidelity": 8,
+        "interval_95": pytest.approx([0.3057, 0.8632], abs=1e-4),
+    }
     assert (document["test"]["correct"], document["baseline_test"]["correct"]) == (8, 3)
     assert document["fingerprints"] == {"model": "a-model", "sampling": "a-sampling", "template": "a-template"}
 

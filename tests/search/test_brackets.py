@@ -1,4 +1,3 @@
-
 """The schedule: published numbers, exact powers, costs by hand."""
 
 import math
@@ -24,10 +23,21 @@ def test_one_pass_over_gsm8k():
     assert [rung.fidelity for rung in brackets[0].rungs] == [10, 20, 41, 82, 164, 329, 659, 1319]
 
 
-@pytest.mark.parametrize(("n", "b_min", "eta", "rungs"), [
-    (243, 1, 3, 6), (242, 1, 3, 5), (125, 1, 5, 4), (1000, 1, 10, 4), (1000, 10, 10, 3), (2**29, 1, 2, 30),
-    (8, 8, 2, 1), (16, 8, 2, 2), (15, 8, 2, 1), (1319, 10, 2, 8),
-])
+@pytest.mark.parametrize(
+    ("n", "b_min", "eta", "rungs"),
+    [
+        (243, 1, 3, 6),
+        (242, 1, 3, 5),
+        (125, 1, 5, 4),
+        (1000, 1, 10, 4),
+        (1000, 10, 10, 3),
+        (2**29, 1, 2, 30),
+        (8, 8, 2, 1),
+        (16, 8, 2, 2),
+        (15, 8, 2, 1),
+        (1319, 10, 2, 8),
+    ],
+)
 def test_exact_powers_keep_their_rung(n, b_min, eta, rungs):
     assert len(fidelities(n, b_min, eta)) == rungs
     assert len(hyperband_brackets(n, b_min, eta)) == rungs
@@ -44,7 +54,7 @@ def test_the_ladder_is_nested_and_complete(n, b_min, eta):
     assert all(below == above // eta for below, above in pairwise(ladder))
     assert b_min <= ladder[0] < b_min * eta
     for bracket in hyperband_brackets(n, b_min, eta):
-        assert tuple(rung.fidelity for rung in bracket.rungs) == ladder[-bracket.s - 1:]
+        assert tuple(rung.fidelity for rung in bracket.rungs) == ladder[-bracket.s - 1 :]
         sizes = [rung.size for rung in bracket.rungs]
         assert min(sizes) >= 1
         assert sizes == sorted(sizes, reverse=True)

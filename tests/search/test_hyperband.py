@@ -17,10 +17,12 @@ def evaluation(prompt_id, n, errors, failed=0):
 
 def random_landscape(seed, failing=0.0):
     """Prefix-nested errors of any prompt id; a share of ``failing`` prompts has one failed call."""
+
     def evaluate(prompt_id, n):
         rng = random.Random(f"{seed} {prompt_id}")
         level, failed = rng.random(), rng.random() < failing
         return evaluation(prompt_id, n, sum(rng.random() < level for _ in range(n)), int(failed))
+
     return evaluate
 
 
@@ -43,10 +45,13 @@ def observe(hyperband, action, evaluate):
     """One rung; ``evaluate`` (prompt id, examples), or the errors by prompt id."""
     if isinstance(evaluate, dict):
         errors = evaluate
+
         def evaluate(prompt_id, n):
             return evaluation(prompt_id, n, errors[prompt_id])
-    return hyperband.observe(action.bracket.index, action.rung,
-                             [evaluate(prompt_id, action.fidelity) for prompt_id in action.prompt_ids])
+
+    return hyperband.observe(
+        action.bracket.index, action.rung, [evaluate(prompt_id, action.fidelity) for prompt_id in action.prompt_ids]
+    )
 
 
 def step(hyperband, evaluate):
@@ -79,6 +84,7 @@ OVERLAPS = st.integers(0, 4)
 
 # ---- promotion ----
 
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3]), OVERLAPS)
 def test_the_promoted_are_among_the_best_and_fidelities_only_grow(seed, failing, overlap):
@@ -100,13 +106,16 @@ def test_the_promoted_are_among_the_best_and_fidelities_only_grow(seed, failing,
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from([0, 150, 400]), OVERLAPS)
 def test_the_order_of_arrival_changes_nothing(seed, order, max_calls, overlap):
     """Neither what is proposed from which knowledge, nor what is promoted, nor the incumbent."""
+
     def log(rng):
         hyperband = Hyperband(small_run(), seed, max_calls, 0.3, overlap)
         entries = walk(hyperband, random_landscape(seed, 0.2), rng)
         proposed = [entry for entry in entries if isinstance(entry, tuple)]
-        rows = sorted((r.bracket, r.rung, r.observation.prompt_id, r.observation.errors, r.promoted)
-                      for r in results(entries))
+        rows = sorted(
+            (r.bracket, r.rung, r.observation.prompt_id, r.observation.errors, r.promoted) for r in results(entries)
+        )
         return proposed, rows, hyperband.incumbent()
+
     assert log(random.Random(order)) == log(None)
 
 
@@ -118,6 +127,7 @@ def test_ties_are_broken_by_the_seed_and_not_by_position():
         hyperband.proposed(0, ids)
         step(hyperband, dict.fromkeys(ids, 3))
         return hyperband.actions()[0].prompt_ids
+
     winners = [winner(seed, ["a", "b", "c", "d"]) for seed in range(30)]
     assert winners == [winner(seed, ["d", "b", "a", "c"]) for seed in range(30)]
     assert set(winners) == {("a",), ("b",), ("c",), ("d",)}
@@ -148,8 +158,11 @@ def test_a_bracket_in_which_all_fail_ends():
 
 
 def test_the_incumbent_comes_from_the_highest_fidelity_only():
-    hyperband = Hyperband([Bracket(0, "hyperband", 1, (Rung(2, 10), Rung(1, 40))),
-                           Bracket(1, "hyperband", 0, (Rung(1, 40),))], seed=0, overlap=0)
+    hyperband = Hyperband(
+        [Bracket(0, "hyperband", 1, (Rung(2, 10), Rung(1, 40))), Bracket(1, "hyperband", 0, (Rung(1, 40),))],
+        seed=0,
+        overlap=0,
+    )
     hyperband.proposed(0, ["lucky", "other"])
     step(hyperband, {"lucky": 0, "other": 1})
     assert hyperband.incumbent() is None
@@ -160,6 +173,7 @@ def test_the_incumbent_comes_from_the_highest_fidelity_only():
 
 
 # ---- overlapping brackets ----
+
 
 def test_ticks_count_the_rungs_before_a_bracket_opens():
     brackets = hyperband_brackets(80, 10, 2)  # of 4, 3, 2, 1 rungs
@@ -226,12 +240,20 @@ def test_the_critical_path_of_the_widest_overlap_is_one_bracket():
 
 # ---- the gate ----
 
-@pytest.mark.parametrize(("king", "candidate", "passes"), [
-    (0, 0, True), (0, 1, False),  # no error, no slack
-    (3, 4, True), (3, 5, False),  # sqrt(3 * 7 / 10) = 1.45
-    (5, 6, True), (5, 7, False),  # sqrt(5 * 5 / 10) = 1.58
-    (2, 0, True), (10, 10, True),
-])
+
+@pytest.mark.parametrize(
+    ("king", "candidate", "passes"),
+    [
+        (0, 0, True),
+        (0, 1, False),  # no error, no slack
+        (3, 4, True),
+        (3, 5, False),  # sqrt(3 * 7 / 10) = 1.45
+        (5, 6, True),
+        (5, 7, False),  # sqrt(5 * 5 / 10) = 1.58
+        (2, 0, True),
+        (10, 10, True),
+    ],
+)
 def test_the_gate_allows_one_standard_error_over_the_incumbent(king, candidate, passes):
     hyperband = run_to_incumbent(gated=invbo(1, q=1))
     hyperband.proposed(1, ["new"])
@@ -249,8 +271,11 @@ def test_the_incumbent_runs_along_at_no_charge_and_not_to_the_top():
     while actions := hyperband.actions():
         [action] = actions
         asked.append((action.fidelity, set(action.prompt_ids)))
-        rows = observe(hyperband, action, {prompt_id: action.fidelity // 4 + (prompt_id not in ("king", "a"))
-                                           for prompt_id in action.prompt_ids})
+        rows = observe(
+            hyperband,
+            action,
+            {prompt_id: action.fidelity // 4 + (prompt_id not in ("king", "a")) for prompt_id in action.prompt_ids},
+        )
         assert "king" not in [r.observation.prompt_id for r in rows]
     assert [("king" in ids, fidelity) for fidelity, ids in asked] == [(True, 10), (True, 20), (False, 40)]
     assert hyperband.snapshot().done - before == 4 * 10 + 2 * 10 + 1 * 20
@@ -272,9 +297,11 @@ def test_without_an_incumbent_nothing_is_gated():
 
 # ---- the budget ----
 
+
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 10**6), st.integers(40, 900), st.sampled_from([0.0, 0.3, 0.6]), st.sampled_from([0.0, 0.3]),
-       OVERLAPS)
+@given(
+    st.integers(0, 10**6), st.integers(40, 900), st.sampled_from([0.0, 0.3, 0.6]), st.sampled_from([0.0, 0.3]), OVERLAPS
+)
 def test_the_budget_is_never_exceeded(seed, max_calls, share, failing, overlap):
     hyperband = Hyperband(small_run(), seed, max_calls, share, overlap)
     widest, log = {}, walk(hyperband, random_landscape(seed, failing), random.Random(seed))
@@ -318,6 +345,7 @@ def test_a_budget_below_one_full_evaluation_is_refused():
 
 
 # ---- what the walk is told ----
+
 
 def test_fewer_proposals_shrink_the_bracket_and_none_end_it():
     hyperband = Hyperband(hyperband_brackets(40, 10, 2), seed=0)

@@ -23,7 +23,10 @@ def test_it_halves_by_errors_until_the_last_rung_is_complete():
     assert bracket.close(seen(40, c=9), "seed") == set()
     assert bracket.entrants == ()
     assert [[(name, up) for name, _, up in rung] for rung in bracket.rungs] == [
-        [("a", False), ("b", True), ("c", True), ("d", False)], [("b", False), ("c", True)], [("c", False)]]
+        [("a", False), ("b", True), ("c", True), ("d", False)],
+        [("b", False), ("c", True)],
+        [("c", False)],
+    ]
 
 
 def test_it_knows_who_ran_when_some_rungs_were_complete():

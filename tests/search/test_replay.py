@@ -18,14 +18,22 @@ def test_the_whole_walk_in_order():
     events, letters = [], iter("aiqzem")
 
     def propose(request):
-        events.append(("asked", request.bracket, request.count,
-                       [(p.instruction, o.evaluated) for p, o in request.observed],
-                       [p.instruction for p in request.running]))
+        events.append(
+            (
+                "asked",
+                request.bracket,
+                request.count,
+                [(p.instruction, o.evaluated) for p, o in request.observed],
+                [p.instruction for p in request.running],
+            )
+        )
         return [proposal(next(letters), request.bracket) for _ in range(request.count)]
 
     hyperband = Hyperband(hyperband_brackets(16, 4, 4), seed=0, overlap=1)
     run_search(
-        hyperband, propose, evaluate,
+        hyperband,
+        propose,
+        evaluate,
         lambda bracket, proposals: events.append(("recorded", bracket, [p.prompt.instruction for p in proposals])),
         lambda results: events.append(("rung", results[0].fidelity, [r.calls for r in results])),
     )

@@ -111,10 +111,19 @@ async def world(*capacities):
         await asyncio.gather(*(chunk.task for chunk in world.chunks), return_exceptions=True)
 
 
-asks = st.tuples(st.just("ask"), st.sampled_from(["p", "q", "r", None]), st.integers(1, 20), st.integers(0, 2),
-                 st.sampled_from([None, None, None, 0, 1]))
-steps = st.one_of(asks, asks, st.tuples(st.sampled_from(["answer", "answer", "cancel", "remove"]), st.integers(0, 99)),
-                  st.tuples(st.just("add"), st.integers(1, 40)))
+asks = st.tuples(
+    st.just("ask"),
+    st.sampled_from(["p", "q", "r", None]),
+    st.integers(1, 20),
+    st.integers(0, 2),
+    st.sampled_from([None, None, None, 0, 1]),
+)
+steps = st.one_of(
+    asks,
+    asks,
+    st.tuples(st.sampled_from(["answer", "answer", "cancel", "remove"]), st.integers(0, 99)),
+    st.tuples(st.just("add"), st.integers(1, 40)),
+)
 
 
 async def take(world, step):
@@ -143,10 +152,14 @@ def test_whatever_happens_no_room_is_exceeded_nor_left_unused_and_lower_waves_go
             for step in [step for steps in history for step in steps]:
                 before, sent = await take(w, step)
                 for chunk in w.waiting:
-                    assert not [number for number, capacity in w.capacities.items()
-                                if w.load(number) < capacity and w.may_go(chunk, number)], "room left unused"
-                    assert all(first.wave <= chunk.wave for first in sent
-                               if chunk in before and w.may_go(chunk, first.engine)), "a later wave went first"
+                    assert not [
+                        number
+                        for number, capacity in w.capacities.items()
+                        if w.load(number) < capacity and w.may_go(chunk, number)
+                    ], "room left unused"
+                    assert all(
+                        first.wave <= chunk.wave for first in sent if chunk in before and w.may_go(chunk, first.engine)
+                    ), "a later wave went first"
             w.add(16)
             w.add(4)
             await w.settle()

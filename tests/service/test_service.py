@@ -96,9 +96,11 @@ def opened(tmp_path, small_task, fake_engines, monkeypatch):
 @pytest.fixture
 def look(tmp_path):
     """Reads something from the ledger."""
+
     def look(read):
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
             return read(ledger)
+
     return look
 
 
@@ -238,8 +240,9 @@ def test_without_any_engine_the_error_reaches_every_caller_and_nothing_sticks(op
     async def go():
         async with opened() as (service, pool):
             pool.error = InputError("no such model")
-            errors = await asyncio.gather(*(service.evaluate(PROMPT, "validation", 40) for _ in range(2)),
-                                          return_exceptions=True)
+            errors = await asyncio.gather(
+                *(service.evaluate(PROMPT, "validation", 40) for _ in range(2)), return_exceptions=True
+            )
             pool.error = None
             return errors, await service.evaluate(PROMPT, "validation", 40)
 
@@ -348,8 +351,9 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-def test_answers_wait_for_a_ledger_that_cannot_be_written_and_nothing_more_is_sent(opened, other, fake_engines, look,
-                                                                                  monkeypatch):
+def test_answers_wait_for_a_ledger_that_cannot_be_written_and_nothing_more_is_sent(
+    opened, other, fake_engines, look, monkeypatch
+):
     monkeypatch.setattr(module, "LEDGER_RETRY_S", 0.01)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.01)
 

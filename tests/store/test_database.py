@@ -61,7 +61,7 @@ def test_a_file_that_is_no_ledger_is_one_line_of_input_error(tmp_path, damage, f
     else:
         with sqlite3.connect(path) as db:
             db.execute("CREATE TABLE other (x)")
-            db.execute(f"PRAGMA user_version = { {'foreign': 0, 'version': 7, 'same version': 1}[damage]}")
+            db.execute(f"PRAGMA user_version = { {'foreign': 0, 'version': 7, 'same version': 1}[damage] }")
         db.close()
     before = path.read_bytes()
     with pytest.raises(InputError) as caught:

@@ -50,8 +50,12 @@ def test_a_second_payment_raises_and_leaves_nothing_of_its_batch(ledger):
 
 def test_the_unique_key_is_prompt_example_and_fingerprints(ledger, path):
     ledger.close()
-    for prints in (PRINTS, Fingerprints("other", "sampling", "template"), Fingerprints("model", "other", "template"),
-                   Fingerprints("model", "sampling", "other")):
+    for prints in (
+        PRINTS,
+        Fingerprints("other", "sampling", "template"),
+        Fingerprints("model", "other", "template"),
+        Fingerprints("model", "sampling", "other"),
+    ):
         with Ledger(path, prints) as writer:
             assert writer.statuses("p", "validation") == {}
             writer.record_outcomes("validation", [outcome("a")])
@@ -62,10 +66,15 @@ def test_the_unique_key_is_prompt_example_and_fingerprints(ledger, path):
 
 
 def test_failed_is_not_wrong(ledger):
-    ledger.record_outcomes("validation", [
-        outcome("a"), outcome("b", Status.WRONG), outcome("c", Status.UNPARSEABLE),
-        outcome("d", Status.FAILED, error="x"),
-    ])
+    ledger.record_outcomes(
+        "validation",
+        [
+            outcome("a"),
+            outcome("b", Status.WRONG),
+            outcome("c", Status.UNPARSEABLE),
+            outcome("d", Status.FAILED, error="x"),
+        ],
+    )
     assert ledger.observation("p", "abcd") == Observation("p", errors=2, evaluated=3, unparseable=1)
     assert [(f.prompt_id, f.example_id, f.error) for f in ledger.failures()] == [("p", "d", "x")]
     assert isinstance(ledger.failures()[0], Failure)
@@ -90,9 +99,11 @@ def test_outcomes_come_back_whole_even_with_half_a_surrogate(ledger):
 
 
 STORABLE = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
-    ["a\0b", "<|im_end|>", "'); DROP TABLE outcomes; --", "\u202e\u05e9", "NaN", "1e999", ""])
-BATCHES = st.lists(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.sampled_from(Status), STORABLE), max_size=6),
-                   max_size=5)
+    ["a\0b", "<|im_end|>", "'); DROP TABLE outcomes; --", "\u202e\u05e9", "NaN", "1e999", ""]
+)
+BATCHES = st.lists(
+    st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.sampled_from(Status), STORABLE), max_size=6), max_size=5
+)
 
 
 @settings(deadline=None, max_examples=40)
@@ -118,7 +129,8 @@ def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, ba
         assert (reader.calls(), len(reader.failures())) == (len(answered) + failed, failed)
         statuses = [o.status for o in answered.values()]
         assert reader.observation("p", "abcdef") == Observation(
-            "p", len(statuses) - statuses.count(Status.CORRECT), len(statuses), statuses.count(Status.UNPARSEABLE))
+            "p", len(statuses) - statuses.count(Status.CORRECT), len(statuses), statuses.count(Status.UNPARSEABLE)
+        )
 
 
 @settings(deadline=None, max_examples=40)
@@ -149,7 +161,7 @@ def test_an_empty_ledger_has_no_tokens_and_no_calls(ledger):
 
 
 def test_prompts_and_proposals_come_back(ledger):
-    other = Prompt("Think.\n\"Quoted\" ü")
+    other = Prompt('Think.\n"Quoted" ü')
     first = Proposal(PROMPT, Origin("invbo", "invbo", 3, 0.9), {"z": [0.1], "target": "t"})
     second = Proposal(other, Origin("seed", "invbo", 3))
     ledger.record_proposals(3, [first, second])

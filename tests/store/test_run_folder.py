@@ -42,9 +42,9 @@ def folder_with(path, metric):
     return folder
 
 
-@pytest.mark.parametrize(("own", "named"), [
-    ("auto", None), ("numeric", "numeric"), ('choice:["a"]', None), ("m:f", "m:f"),
-])
+@pytest.mark.parametrize(
+    ("own", "named"), [("auto", None), ("numeric", "numeric"), ('choice:["a"]', None), ("m:f", "m:f")]
+)
 def test_the_metric_to_run_with(tmp_path, own, named):
     assert folder_with(tmp_path, own).config_to_run(named).task.metric == own
 

@@ -23,8 +23,9 @@ def path(tmp_path):
         ledger.record_proposals(0, [Proposal(prompt, Origin("seed", "seeds", 0)) for prompt in PROMPTS])
         ledger.record_generation("key", Completion("text", "", 3, 2, 1))
         for prompt in PROMPTS:
-            ledger.record_outcomes("validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20)
-                                                  for i in range(16)])
+            ledger.record_outcomes(
+                "validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20) for i in range(16)]
+            )
         ledger.record_outcomes("validation", [Outcome("p", "e", Status.FAILED, error="none")])
     return path
 
@@ -62,8 +63,9 @@ def outcomes(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path, PRINTS) as ledger:
         for prompt in PROMPTS:
-            ledger.record_outcomes("validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20)
-                                                  for i in range(16)])
+            ledger.record_outcomes(
+                "validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20) for i in range(16)]
+            )
     return path
 
 

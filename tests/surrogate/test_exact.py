@@ -37,8 +37,14 @@ def gp(request):
 
 def hyperparameters(model):
     inst, ex = model.covar_module.base_kernel.kernels
-    return (model.mean_module.raw_constant, model.covar_module.raw_outputscale, inst.raw_lengthscale,
-            ex.raw_lengthscale, inst.common, ex.common)
+    return (
+        model.mean_module.raw_constant,
+        model.covar_module.raw_outputscale,
+        inst.raw_lengthscale,
+        ex.raw_lengthscale,
+        inst.common,
+        ex.common,
+    )
 
 
 def test_evidence_and_gradient_are_gpytorch_s(gp):
@@ -48,8 +54,17 @@ def test_evidence_and_gradient_are_gpytorch_s(gp):
     expected = model.likelihood(output, model.transform_inputs(Z[:M])).log_prob(model.train_targets)
     expected_slope = torch.autograd.grad(expected, parameters)
     mean, scale, inst, ex, *common = parameters
-    value = LogEvidence.apply(mean, scale, inst[0], ex[0], *common, model.transform_inputs(Z[:M]),
-                              model.train_targets, torch.diag(model.likelihood.noise), torch.zeros((), dtype=D))
+    value = LogEvidence.apply(
+        mean,
+        scale,
+        inst[0],
+        ex[0],
+        *common,
+        model.transform_inputs(Z[:M]),
+        model.train_targets,
+        torch.diag(model.likelihood.noise),
+        torch.zeros((), dtype=D),
+    )
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     for ours, theirs in zip(torch.autograd.grad(value, parameters), expected_slope, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
@@ -106,9 +121,14 @@ def test_gradients_against_finite_differences():
     generator = torch.Generator().manual_seed(0)
     z, y = torch.randn(7, 5, dtype=D, generator=generator), torch.arange(7.0, dtype=D)
     noise = torch.linspace(0.1, 0.5, 7, dtype=D)
-    at = Hyperparameters(torch.tensor(0.5, dtype=D), torch.tensor(2.0, dtype=D), torch.tensor([0.7, 1.3], dtype=D),
-                         torch.tensor([0.4, 2.0, 1.0], dtype=D), torch.tensor(0.2, dtype=D),
-                         torch.tensor(0.6, dtype=D))
+    at = Hyperparameters(
+        torch.tensor(0.5, dtype=D),
+        torch.tensor(2.0, dtype=D),
+        torch.tensor([0.7, 1.3], dtype=D),
+        torch.tensor([0.4, 2.0, 1.0], dtype=D),
+        torch.tensor(0.2, dtype=D),
+        torch.tensor(0.6, dtype=D),
+    )
     inputs = [value.clone().requires_grad_() for value in at]
     common = 1 / torch.maximum(noise[:, None], noise)
     own, none = torch.diag(noise), torch.zeros(7, 7, dtype=D)
@@ -130,16 +150,18 @@ def test_similar_noise_is_noise_in_proportion_to_the_kernel():
     written = own + similar * correlation
     torch.testing.assert_close(LogEvidence.apply(*at, z, y, own, similar), LogEvidence.apply(*at, z, y, written, none))
     new = torch.randn(3, 4, dtype=D, generator=torch.Generator().manual_seed(2))
-    for ours, theirs in zip(Posterior(at, z, y, own, similar).joint(new), Posterior(at, z, y, written, none).joint(new),
-                            strict=True):
+    for ours, theirs in zip(
+        Posterior(at, z, y, own, similar).joint(new), Posterior(at, z, y, written, none).joint(new), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_an_observed_point_has_a_flat_prior_covariance_and_a_finite_gradient():
     z = torch.zeros(1, 2, dtype=D)
     one = torch.ones(1, dtype=D)
-    given = Posterior(Hyperparameters(one[0] * 0, one[0], one, one, one[0] / 2, one[0] / 4), z, one, one[:, None],
-                      0 * one)
+    given = Posterior(
+        Hyperparameters(one[0] * 0, one[0], one, one, one[0] / 2, one[0] / 4), z, one, one[:, None], 0 * one
+    )
     (slope,) = torch.autograd.grad(given.marginals(point := z.clone().requires_grad_())[0].sum(), point)
     assert torch.equal(slope, z)
 

@@ -52,8 +52,10 @@ def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
 def test_a_hard_prefix_is_not_held_against_those_who_saw_nothing_else():
     """All err on the first 10 examples; who was asked 100 hardly errs on the others. So will he who was asked 10."""
     errors, evaluated = np.array([10] * 10 + [15] * 20), np.array([10] * 10 + [100] * 20)
-    alone, shared = (JointPromptGP(16, shares=shares).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
-                     for shares in (NoiseShares(0.0, 0.0), SHARES))
+    alone, shared = (
+        JointPromptGP(16, shares=shares).fit(Z[:30], errors, evaluated).predict(Z[:10])[0].mean()
+        for shares in (NoiseShares(0.0, 0.0), SHARES)
+    )
     assert shared < alone - 0.1
 
 
@@ -72,8 +74,10 @@ def test_many_like_prompts_on_few_examples_are_not_many_measurements():
     """Twenty copies of a prompt, 5 examples each, the same ones: what is known of it is what 5 examples tell."""
     z = torch.cat([Z[:1].repeat(20, 1), Z[1:11]])
     errors, evaluated = np.array([1] * 20 + [20, 30, 40, 50, 60] * 2), np.array([5] * 20 + [100] * 10)
-    alone, shared = (float(JointPromptGP(16, shares=shares).fit(z, errors, evaluated).predict(Z[:1])[1])
-                     for shares in (NoiseShares(0.0, 0.0), SHARES))
+    alone, shared = (
+        float(JointPromptGP(16, shares=shares).fit(z, errors, evaluated).predict(Z[:1])[1])
+        for shares in (NoiseShares(0.0, 0.0), SHARES)
+    )
     assert shared > 1.5 * alone
 
 

@@ -184,8 +184,11 @@ def test_an_answer_of_punctuation_alone_is_named(tmp_path):
     fails(config, "test.jsonl line 1", "'...'", "correct it")
 
 
-@pytest.mark.parametrize("text", ["<|im_start|>system", "[INST] x [/INST]", "</s>", "a\0b", "\u202eabc\u202c",
-                                  "x" * 1_000_000], ids=["ChatML", "INST", "s", "NUL", "right to left", "megabyte"])
+@pytest.mark.parametrize(
+    "text",
+    ["<|im_start|>system", "[INST] x [/INST]", "</s>", "a\0b", "\u202eabc\u202c", "x" * 1_000_000],
+    ids=["ChatML", "INST", "s", "NUL", "right to left", "megabyte"],
+)
 def test_data_comes_back_letter_for_letter(tmp_path, text):
     record = {"question": f"{text}?", "answer": text}
     task = load_task(write(tmp_path, train=[record], validation=rows("b", 2), test=rows("c", 2)), 0)

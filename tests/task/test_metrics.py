@@ -248,9 +248,30 @@ def test_a_metric_that_does_not_exist(user_module, name, message):
 
 
 @pytest.mark.timeout(60)  # each takes a second or two; a pattern that runs over it again from every start takes hours
-@pytest.mark.parametrize("piece", ["1", ",111", "1,", "1/", "-", "1e", "$", "=1", "#### ", "answer is ", "\\boxed{",
-                                   "\\frac{", "Question 1", " ", "\n", "\0", "\u05e9",
-                                   "\u0301\u0316", "\u0f73"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1",
+        ",111",
+        "1,",
+        "1/",
+        "-",
+        "1e",
+        "$",
+        "=1",
+        "#### ",
+        "answer is ",
+        "\\boxed{",
+        "\\frac{",
+        "Question 1",
+        " ",
+        "\n",
+        "\0",
+        "\u05e9",
+        "\u0301\u0316",
+        "\u0f73",
+    ],
+)
 def test_a_megabyte_is_judged_in_time(piece):
     text = "-1" + piece * (1_000_100 // len(piece))
     for name in ("numeric", "text", LABELS):
@@ -264,8 +285,11 @@ def test_marks_that_a_language_writes_are_composed():
     assert get_metric("text")("e" + 40 * "\u0301", "e" + 41 * "\u0301") is WRONG
 
 
-@pytest.mark.parametrize("output", ["-" + "9" * 1_000_001, "1/" + "9" * 1_000_001, "9e999/9e-999", "0/0", "1/0"],
-                         ids=["digits", "fraction", "exponents", "0/0", "1/0"])
+@pytest.mark.parametrize(
+    "output",
+    ["-" + "9" * 1_000_001, "1/" + "9" * 1_000_001, "9e999/9e-999", "0/0", "1/0"],
+    ids=["digits", "fraction", "exponents", "0/0", "1/0"],
+)
 def test_a_number_beyond_all_bounds_is_judged_and_never_right(output):
     assert get_metric("numeric")(output, "1") in (WRONG, UNPARSEABLE)
 

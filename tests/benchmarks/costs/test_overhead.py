@@ -15,12 +15,20 @@ def test_time_rows_say_what_was_measured():
     proposal = ProposalConfig(instructions=3, restarts=2, steps=2)
     rows = list(overhead.time_rows((8, 12), (2, 3), (1,), 1, 20, 30, proposal))
     assert [(row["row"], row["observations"], row.get("batch")) for row in rows] == [
-        ("fit", 8, None), ("proposal", 8, 2), ("proposal", 8, 3),
-        ("fit", 12, None), ("proposal", 12, 2), ("proposal", 12, 3)]
+        ("fit", 8, None),
+        ("proposal", 8, 2),
+        ("proposal", 8, 3),
+        ("fit", 12, None),
+        ("proposal", 12, 2),
+        ("proposal", 12, 3),
+    ]
     assert all(row["threads"] == 1 for row in rows)
     assert all(value > 0 for row in rows for key, value in row.items() if key.endswith("_s") or key == "s")
-    assert all(row["ms_a_candidate"] == pytest.approx(1000 * row["s"] / row["batch"], abs=0.1)
-               for row in rows if row["row"] == "proposal")
+    assert all(
+        row["ms_a_candidate"] == pytest.approx(1000 * row["s"] / row["batch"], abs=0.1)
+        for row in rows
+        if row["row"] == "proposal"
+    )
     assert "12 observations, 1 threads: batch of 3 in" in overhead.line(rows[-1])
 
 
@@ -31,12 +39,21 @@ def test_the_median_is_of_the_action_alone():
 
 
 def test_a_bar_is_met_by_the_best_row_of_its_own_size_only():
-    rows = [{"cold_s": 0.1, "warm_s": 0.1, "observations": 50}, {"cold_s": 4.0, "warm_s": 0.4, "observations": 500},
-            {"cold_s": 3.5, "warm_s": 0.9, "observations": 500}, {"process": "both", "mib": 2049},
-            {"process": "bo", "mib": 1}, {"ms_a_candidate": 1.0, "observations": 500, "batch": 128}]
+    rows = [
+        {"cold_s": 0.1, "warm_s": 0.1, "observations": 50},
+        {"cold_s": 4.0, "warm_s": 0.4, "observations": 500},
+        {"cold_s": 3.5, "warm_s": 0.9, "observations": 500},
+        {"process": "both", "mib": 2049},
+        {"process": "bo", "mib": 1},
+        {"ms_a_candidate": 1.0, "observations": 500, "batch": 128},
+    ]
     assert [(bar["name"], bar["measured"], bar["met"]) for bar in overhead.verdicts(rows)] == [
-        ("cold_s", 3.5, False), ("warm_s", 0.4, True), ("ms_a_candidate", None, None), ("memory_mib", 2049, False),
-        ("ms_a_trial_and_rung", None, None)]
+        ("cold_s", 3.5, False),
+        ("warm_s", 0.4, True),
+        ("ms_a_candidate", None, None),
+        ("memory_mib", 2049, False),
+        ("ms_a_trial_and_rung", None, None),
+    ]
 
 
 def test_driver_and_bo_actor_do_what_they_do_in_a_run(tmp_path):
@@ -50,8 +67,11 @@ def test_driver_and_bo_actor_do_what_they_do_in_a_run(tmp_path):
 
 def test_memory_rows_come_from_processes_of_their_own(monkeypatch):
     sides = []
-    monkeypatch.setattr(overhead_memory, "_peak_in_child",
-                        lambda side, size, folder: sides.append((side, (folder / "ledger.sqlite").exists())) or 100.4)
+    monkeypatch.setattr(
+        overhead_memory,
+        "_peak_in_child",
+        lambda side, size, folder: sides.append((side, (folder / "ledger.sqlite").exists())) or 100.4,
+    )
     rows = overhead_memory.memory_rows(TINY)
     assert sides == [("driver", True), ("bo", True)]
     assert [(row["process"], row["mib"]) for row in rows] == [("driver", 100), ("bo", 100), ("both", 201)]

@@ -17,14 +17,18 @@ from tests.report.conftest import PROPOSALS, write_run
 
 CONFIG = PROFILES["demo"]
 ENGINE = SimulatedEngine()
-INPUTS = Inputs(generate_arithmetic(16, 8, 10, 0), {"Think.": "seed", "Add.": "seed"},
-                EngineSpec(SimulatedEngine, ENGINE.fingerprints, len, on_gpu=False))
+INPUTS = Inputs(
+    generate_arithmetic(16, 8, 10, 0),
+    {"Think.": "seed", "Add.": "seed"},
+    EngineSpec(SimulatedEngine, ENGINE.fingerprints, len, on_gpu=False),
+)
 
 
 def test_random_search_has_the_runs_instructions_and_calls(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(CONFIG)))
     asked = 0
     with Ledger(tmp_path / "ledger.sqlite", ENGINE.fingerprints) as ledger:
+
         def generate(chats, samplings):
             nonlocal asked
             asked += len(chats)
@@ -39,8 +43,11 @@ def test_random_search_has_the_runs_instructions_and_calls(tmp_path):
     assert {prompt.instruction for prompt in found} <= {*INPUTS.instructions, *written}
     assert any(prompt.instruction in written for prompt in found)
     assert {len(prompt.exemplars) for prompt in found} == set(range(9))
-    assert found == candidates(tmp_path, asked + 20 + 50 * 8, INPUTS, seed=0) != candidates(
-        tmp_path, asked + 20 + 50 * 8, INPUTS, seed=1)
+    assert (
+        found
+        == candidates(tmp_path, asked + 20 + 50 * 8, INPUTS, seed=0)
+        != candidates(tmp_path, asked + 20 + 50 * 8, INPUTS, seed=1)
+    )
 
 
 def test_each_search_is_tested_and_hyperband_alone(tmp_path):
@@ -56,9 +63,17 @@ def test_each_search_is_tested_and_hyperband_alone(tmp_path):
 
         best = max(prompts, key=lambda prompt: accuracy(prompt, "validation"))
         assert ledger.calls() == 4 * 8 + 2 * 10  # random search's and D, of Hyperband and the best of all
-        assert seed == Seed(3, records.usage.calls, 0.3, accuracy(PROPOSALS["D"].prompt, "test"),
-                            accuracy(best, "test"), accuracy(PROPOSALS["D"].prompt, "test"), 5 / 8,
-                            accuracy(best, "validation"), 5 / 8)
+        assert seed == Seed(
+            3,
+            records.usage.calls,
+            0.3,
+            accuracy(PROPOSALS["D"].prompt, "test"),
+            accuracy(best, "test"),
+            accuracy(PROPOSALS["D"].prompt, "test"),
+            5 / 8,
+            accuracy(best, "validation"),
+            5 / 8,
+        )
 
 
 def test_a_difference_has_its_standard_error_and_p():

@@ -28,5 +28,6 @@ def test_a_prediction_lies_between_the_bound_and_one_by_one(tmp_path):
     assert found["bound"] < schedule < found["single_process"]
     assert found["bound"] == pytest.approx(found["prefill"] + found["decode"], rel=0.01)
     assert found["single_process"] == pytest.approx(
-        1.5 + sum(step["seconds"] for step in found["single_process_steps"]))
+        1.5 + sum(step["seconds"] for step in found["single_process_steps"])
+    )
     assert 8 < found["answer_tokens"] < 12 and found["prefill"] > found["decode"], "a prefix of 1,000 tokens a second"

@@ -49,6 +49,7 @@ def reference(gp, x, y):
 
 def embed(p, x):
     """The three networks, by torch."""
+
     def network(name, value, last):
         for i in (0, 1):
             value = value @ torch.from_numpy(p[f"{name}.{i}.weight"]) + torch.from_numpy(p[f"{name}.{i}.bias"])
@@ -63,7 +64,8 @@ def test_the_loss_is_gpytorch_s(gp, data):
     x, y = data
     model, likelihood = reference(gp, x, y)
     evidence = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model.train())(
-        model(*model.train_inputs), model.train_targets)
+        model(*model.train_inputs), model.train_targets
+    )
     assert gp.loss(x, y)[0] == pytest.approx(-evidence.item() - np.log(2 * np.pi) / 2, rel=1e-6)
 
 

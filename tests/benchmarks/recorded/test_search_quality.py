@@ -31,8 +31,9 @@ def table(tmp_path_factory):
 
     task = generate_arithmetic(16, 96, 48, 0)
     ids = [tuple(example.id for example in split) for split in (task.pool, task.validation, task.test)]
-    sets = tuple(tuple(sorted({(5 * i + j * j) % 16 for j in range(i % 5)})) + (() if i < 5 else (15,))
-                 for i in range(10))
+    sets = tuple(
+        tuple(sorted({(5 * i + j * j) % 16 for j in range(i % 5)})) + (() if i < 5 else (15,)) for i in range(10)
+    )
     grid = Grid("small", "formula", "random", 8, INSTRUCTIONS, tuple(dict.fromkeys(sets)), *ids)
     with Ledger(tmp_path_factory.mktemp("ledger") / "l.sqlite", SimulatedEngine().fingerprints) as ledger:
         asyncio.run(record(ledger, SimulatedEngine(), grid_prompts(grid, task), task))
@@ -88,7 +89,8 @@ def test_a_rival_keeps_to_the_budget_and_repeats_itself(method, table):
     assert trace(0) == first != trace(1)
     assert first[-1][0] > 0.7 * 10 * 96, "most of it is spent"
     assert normalised(table, first, np.inf)[0] < np.median(
-        (table.validation_error - table.validation_error.min()) / np.ptp(table.validation_error))
+        (table.validation_error - table.validation_error.min()) / np.ptp(table.validation_error)
+    )
 
 
 def test_triple_sh_starts_with_what_it_can_pay_for(table):

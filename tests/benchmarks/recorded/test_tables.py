@@ -29,8 +29,9 @@ class Encoder:
 
 @pytest.fixture
 def grid(small_task):
-    ids = [tuple(example.id for example in split)
-           for split in (small_task.pool, small_task.validation, small_task.test)]
+    ids = [
+        tuple(example.id for example in split) for split in (small_task.pool, small_task.validation, small_task.test)
+    ]
     return Grid("small", "formula", "lengths", 8, ("Solve it.", "Do the sum step by step."), SETS, *ids)
 
 
@@ -56,10 +57,13 @@ def test_the_bits_are_the_engines_answers(table, grid, small_task):
         n = len(small_task.validation)
         assert table.validation_error[place] == pytest.approx(sum(s is not Status.CORRECT for s in statuses[:n]) / n)
         assert table.test_error[place] == pytest.approx(
-            sum(s is not Status.CORRECT for s in statuses[n:]) / len(small_task.test))
+            sum(s is not Status.CORRECT for s in statuses[n:]) / len(small_task.test)
+        )
         seen = table.observe(stand_in, 5)
-        assert (seen.errors, seen.unparseable) == (sum(s is not Status.CORRECT for s in statuses[:5]),
-                                                   sum(s is Status.UNPARSEABLE for s in statuses[:5]))
+        assert (seen.errors, seen.unparseable) == (
+            sum(s is not Status.CORRECT for s in statuses[:5]),
+            sum(s is Status.UNPARSEABLE for s in statuses[:5]),
+        )
 
 
 def test_a_file_gives_the_table_back_and_holds_no_text_of_the_task(table, small_task, tmp_path):
@@ -101,8 +105,9 @@ def test_a_replay_through_the_service_sees_what_the_search_sees(table, tmp_path)
 def test_the_encoder_knows_instructions_and_exemplars_and_nothing_else(table):
     encoder = TableEncoder(table)
     texts = [table.grid.instructions[1], example_text(table.task.pool[2])]
-    assert np.allclose(encoder.encode(texts), np.stack([table.instruction_embeddings[1], table.pool_embeddings[2]]),
-                       atol=1e-3)
+    assert np.allclose(
+        encoder.encode(texts), np.stack([table.instruction_embeddings[1], table.pool_embeddings[2]]), atol=1e-3
+    )
     assert np.allclose(np.linalg.norm(encoder.encode(texts), axis=1), 1)
     with pytest.raises(KeyError):
         encoder.encode(["never seen"])
@@ -140,7 +145,7 @@ def test_a_table_of_some_instructions_grows_on_another_machine(table, grid, smal
         take_over(half, fresh, grid, prints, small_task)
         take_over(half, fresh, grid, prints, small_task)  # the ledger refuses a second outcome
         left = {prompt.id for prompt, _, _ in unrecorded(fresh, prompts, small_task)}
-        assert left == {prompt.id for prompt in prompts[len(SETS):]}
+        assert left == {prompt.id for prompt in prompts[len(SETS) :]}
         asyncio.run(record(fresh, SimulatedEngine(), prompts, small_task))
         whole = make_table(fresh, grid, small_task, Encoder())
     assert (whole.correct == table.correct).all() and (whole.parsed == table.parsed).all()

@@ -38,5 +38,8 @@ def simulated_spec(model: ModelConfig, task: Task) -> inputs.EngineSpec:
 
 
 inputs.vllm_spec = simulated_spec
-PROFILES["demo"] = replace(PROFILES["demo"], vae=VAEConfig(training_sets=64, patience=5, max_epochs=20, batch_size=32),
-                           proposal=ProposalConfig(instructions=10, restarts=2, steps=5))
+PROFILES["demo"] = replace(
+    PROFILES["demo"],
+    vae=VAEConfig(training_sets=64, patience=5, max_epochs=20, batch_size=32),
+    proposal=ProposalConfig(instructions=10, restarts=2, steps=5),
+)
