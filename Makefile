@@ -38,7 +38,7 @@ lint: $(STAMP)
 wheel: | $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) build
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --outdir dist >/dev/null
 	@echo "Installing the wheel into a temporary environment (extra: $(EXTRA)); about 2 minutes and 4 GB"
 	@set -e; unset PYTHONPATH; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; trap 'exit 130' INT TERM; \
 	  $(BIN)/python -m venv "$$folder/venv"; wheel=$$(ls "$(CURDIR)"/dist/*.whl); bin=$$folder/venv/bin; \

@@ -156,6 +156,8 @@ def test_the_image_has_the_versions_of_the_package():
     wanted = pinned(PROJECT["optional-dependencies"]["gpu"]) | {"ray": pinned(PROJECT["dependencies"])["ray"]}
     assert re.search(r"^FROM vllm/vllm-openai:v(.*)$", text, re.MULTILINE)[1] == wanted["vllm"]
     assert pinned(re.findall(r"'([^']*==[^']*)'", text)) == wanted
+    copied = {name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]}
+    assert copied == {"pyproject.toml", "lipo_e_ray", PROJECT["readme"], *PROJECT["license-files"]}
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] not in ("root", "0")
     images = {*re.findall(r"REGISTRY/[\w.:-]+", "".join(path.read_text() for path in FILES))}
     assert images == {f"REGISTRY/lipo-e-ray:{PROJECT['version']}"}
