@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml | $(BIN)/python
 	@set -e; if [ $(EXTRA) = cpu ]; then \
 	  $(PIP) 'torch==2.13.0+cpu' 2>/dev/null && index= || index='$(TORCH_CPU)'; \
 	  $(PIP) $$index -e '.[cpu,dev]'; \
-	  $(BIN)/python -m lipo_e_ray.app.install_check 2>/dev/null || \
+	  $(BIN)/python -m lipo_e_ray.install_check 2>/dev/null || \
 	    $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
 	else $(PIP) -e '.[gpu,dev]'; fi
 	$(PIP) --no-deps $(EMBEDDED)

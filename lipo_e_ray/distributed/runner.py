@@ -20,7 +20,7 @@ from lipo_e_ray.distributed.calls import slow_result
 from lipo_e_ray.distributed.scheduler import TRIAL_CPUS, BracketScheduler
 from lipo_e_ray.distributed.searcher import ProposalSearcher
 from lipo_e_ray.distributed.trainable import BracketTrial
-from lipo_e_ray.search.hyperband import Hyperband, Snapshot
+from lipo_e_ray.search.hyperband import Hyperband, Position
 from lipo_e_ray.search.replay import Walk
 from lipo_e_ray.types import RungResult
 
@@ -53,7 +53,7 @@ def tune_search(
     service: ActorHandle,
     bo: BOSlot,
     storage: Path,
-    on_event: Callable[[Snapshot], object] = lambda snapshot: None,
+    on_event: Callable[[Position], object] = lambda snapshot: None,
     on_start: Callable[[Callable[[], str]], object] = lambda waiting: None,
 ) -> None:
     """Walk ``hyperband`` to its end; all that it waits for at a time is evaluated side by side.
@@ -67,10 +67,10 @@ def tune_search(
 
     def on_rung(results: list[RungResult]) -> None:
         slow_result([service.record_rung.remote(one) for one in results], service, "the record of a rung")
-        on_event(hyperband.snapshot())
+        on_event(hyperband.position())
 
     walk = Walk(hyperband, on_rung)
-    searcher = ProposalSearcher(walk, bo, lambda: on_event(hyperband.snapshot()))
+    searcher = ProposalSearcher(walk, bo, lambda: on_event(hyperband.position()))
     scheduler = BracketScheduler(walk)
     on_start(lambda: "; ".join(filter(None, (bo.waiting(), scheduler.waiting()))))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})

@@ -112,4 +112,4 @@ class BracketScheduler(TrialScheduler):
         return {}
 
     def debug_string(self) -> str:
-        return f"BracketScheduler at {self._walk.hyperband.snapshot()}"
+        return f"BracketScheduler at {self._walk.hyperband.position()}"

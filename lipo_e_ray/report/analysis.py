@@ -14,11 +14,13 @@ from functools import cached_property
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.report.statistics import Z95, Paired, Rate
 from lipo_e_ray.store.ledger import Failure, Ledger
-from lipo_e_ray.types import Fingerprints, Observation, Origin, Prompt, Proposal, RungResult, Stage, Status
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.task.rendering import render
+from lipo_e_ray.types import Fingerprints, Message, Observation, Origin, Prompt, Proposal, RungResult, Stage, Status
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPrompt:
     """A prompt with the counts of the highest fidelity it reached; ``test`` where the test split was answered."""
 
     prompt: Prompt
@@ -26,6 +28,10 @@ class Scored:
     fidelity: int
     observation: Observation
     test: Rate | None
+
+    def messages(self, question: str) -> list[Message]:
+        """The chat that asks ``question`` with this prompt."""
+        return render(self.prompt, question)
 
     @property
     def accuracy(self) -> Rate:
@@ -52,7 +58,7 @@ class Usage:
 class Records:
     """One reading of a ledger; every table below is a function of it."""
 
-    scored: tuple[Scored, ...]  # in the order of their first result
+    scored: tuple[ScoredPrompt, ...]  # in the order of their first result
     rungs: tuple[RungResult, ...]
     proposals: tuple[Proposal, ...]
     answered: dict[str, int]  # prompt id -> validation answers paid for it
@@ -67,12 +73,12 @@ class Records:
         return max((s.fidelity for s in self.scored), default=0)
 
     @cached_property
-    def best(self) -> Scored | None:
+    def best(self) -> ScoredPrompt | None:
         """The incumbent: fewest errors at the highest fidelity; of equals the tested one, then the first proposed."""
         return _least_error(self, lambda _: True)
 
     @cached_property
-    def baseline(self) -> Scored | None:
+    def baseline(self) -> ScoredPrompt | None:
         """The best shipped instruction without exemplars, at the highest fidelity."""
         return _least_error(self, lambda s: s.origin.stage == "seeds")
 
@@ -87,7 +93,7 @@ class Records:
         return Paired(*counts) if pairs else None
 
 
-def _least_error(records: Records, belongs: Callable[[Scored], bool]) -> Scored | None:
+def _least_error(records: Records, belongs: Callable[[ScoredPrompt], bool]) -> ScoredPrompt | None:
     full = [s for s in records.scored if s.fidelity == records.full_fidelity and belongs(s)]
     return min(full, key=lambda s: (s.observation.errors, s.test is None), default=None)
 
@@ -106,7 +112,7 @@ def read(ledger: Ledger) -> Records:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
     scored = tuple(
-        Scored(
+        ScoredPrompt(
             proposal.prompt,
             proposal.origin,
             top[key].fidelity,
@@ -129,6 +135,12 @@ def read(ledger: Ledger) -> Records:
     )
 
 
+def read_folder(folder: RunFolder) -> Records:
+    """``read`` of the ledger in a run folder. Raises ``InputError`` where there is none."""
+    with Ledger(folder.ledger_file) as ledger:
+        return read(ledger)
+
+
 def best_over_calls(records: Records) -> list[RungResult]:
     """The results at the highest fidelity that each beat all before them; their ``calls`` never fall."""
     steps: list[RungResult] = []
@@ -138,7 +150,7 @@ def best_over_calls(records: Records) -> list[RungResult]:
     return steps
 
 
-def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, Scored]]:
+def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, ScoredPrompt]]:
     """(rank, prompt), highest fidelity first, then least error. Only the highest fidelity's prompts have a rank."""
     order = sorted(records.scored, key=lambda s: (-s.fidelity, s.observation.error))[:count]
     return [(rank if s.fidelity == records.full_fidelity else None, s) for rank, s in enumerate(order, start=1)]
@@ -152,7 +164,7 @@ class Part:
     prompts: int
     finished: int  # prompts that reached the full fidelity
     calls: int
-    best: Scored | None
+    best: ScoredPrompt | None
 
 
 _PARTS: dict[str, Callable[[Origin], bool]] = {
@@ -234,7 +246,7 @@ def stage_spans(records: Records) -> list[tuple[Stage, int, int]]:
 class NewInstruction:
     """An instruction InvBO wrote. ``novel``: no input holds the text, whatever its case and spacing."""
 
-    best: Scored  # of the prompts with this instruction, the one with the highest fidelity and least error
+    best: ScoredPrompt  # of the prompts with this instruction, the one with the highest fidelity and least error
     prompts: int
     novel: bool
 
@@ -250,7 +262,7 @@ def new_instructions(records: Records, inputs: Collection[str] = SEED_INSTRUCTIO
 
     known = {plain(text) for text in inputs}
     known |= {plain(p.prompt.instruction) for p in records.proposals if p.origin.source != "invbo"}
-    groups: dict[str, list[Scored]] = {}
+    groups: dict[str, list[ScoredPrompt]] = {}
     for _, s in top_prompts(records, len(records.scored)):
         if s.origin.source == "invbo":
             groups.setdefault(s.prompt.instruction, []).append(s)

@@ -16,10 +16,9 @@ from typing import Any
 
 from lipo_e_ray.config import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.report.analysis import Records, Scored, new_instructions, parts, read, top_prompts
+from lipo_e_ray.report.analysis import Records, ScoredPrompt, new_instructions, parts, read_folder, top_prompts
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw
 from lipo_e_ray.report.statistics import Rate
-from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import LipoError
@@ -69,8 +68,7 @@ def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run folder and return its path. Raises ``InputError`` where there is no run."""
     folder = RunFolder(Path(run_dir))
     config = folder.load_config()
-    with Ledger(folder.ledger_file) as ledger:
-        records = read(ledger)
+    records = read_folder(folder)
     pictures = [_tag("img", src=p.uri, alt=p.title) for p in draw(records, folder.latent_folder)]
     title = f"LIPO-E: {Path(config.task.name).name} with {Path(config.model.name).name}"
     body = [
@@ -96,7 +94,7 @@ def write_report(run_dir: Path) -> Path:
         _tag("style", _Html(_STYLE)),
     ]
     page = "<!doctype html>\n" + _tag("html", _tag("head", *head), _tag("body", *body), lang="en") + "\n"
-    path = folder.path / "report.html"
+    path = folder.report_file
     draft = path.with_suffix(".tmp")
     draft.write_text(page, encoding="utf-8")
     draft.replace(path)
@@ -109,7 +107,7 @@ def final_line(records: Records) -> str:
     tests = [_test(scored) for scored in (records.baseline, records.best)]
     if None in tests:
         return f"test accuracy: not measured yet, {calls} so far"
-    return f"test accuracy: baseline {_rate(tests[0])} -> best {_rate(tests[1])} with {calls}"
+    return f"test accuracy: baseline {tests[0]} -> best {tests[1]} with {calls}"
 
 
 def best_prompt_document(records: Records) -> dict[str, Any]:
@@ -139,13 +137,8 @@ def _score(rate: Rate) -> dict[str, Any]:
     return {"correct": rate.correct, "n": rate.n, "accuracy": rate.value, "interval_95": list(rate.interval)}
 
 
-def _test(scored: Scored | None) -> Rate | None:
+def _test(scored: ScoredPrompt | None) -> Rate | None:
     return scored.test if scored else None
-
-
-def _rate(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{rate.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int]) -> _Html:
@@ -183,8 +176,8 @@ def _answer(records: Records) -> list[_Html]:
                 "p",
                 (
                     f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
-                    f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} with the "
-                    f"baseline only (McNemar's exact p = {paired.p_value:.2g})."
+                    f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} "
+                    f"with the baseline only (McNemar's exact p = {paired.p_value:.2g})."
                 ),
             )
         )
@@ -217,12 +210,12 @@ def _best_prompt(records: Records) -> list[_Html]:
     ]
     lead = (
         f"Found by {STAGE_NAMES[best.origin.stage]}, its instruction by {_author(best)}. Right on "
-        f"{_rate(best.accuracy)} of {best.fidelity} validation examples. The chat as it is sent:"
+        f"{best.accuracy} of {best.fidelity} validation examples. The chat as it is sent:"
     )
     return [_tag("h2", "The best prompt"), _tag("p", lead, class_="soft"), _tag("div", *turns, class_="chat")]
 
 
-def _author(scored: Scored) -> str:
+def _author(scored: ScoredPrompt) -> str:
     return SOURCE_NAMES[scored.origin.source]
 
 
@@ -232,7 +225,7 @@ def _top(records: Records) -> list[_Html]:
             "" if rank is None else str(rank),
             f"{s.observation.error:.1%}",
             str(s.fidelity),
-            _rate(s.test) if s.test else "",
+            str(s.test) if s.test else "",
             STAGE_NAMES[s.origin.stage],
             _author(s),
             str(len(s.prompt.exemplars)),

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from lipo_e_ray.report.analysis import Records, Scored, best_over_calls, coverage, predictions, stage_spans
+from lipo_e_ray.report.analysis import Records, ScoredPrompt, best_over_calls, coverage, predictions, stage_spans
 from lipo_e_ray.report.statistics import Z95, departs_from, neighbour_correlation
 from lipo_e_ray.types import RungResult
 
@@ -261,7 +261,7 @@ def latent_plot(records: Records) -> tuple[Figure, str] | None:
     return figure, title
 
 
-def _latent_legend(shown: list[Scored], full: int) -> list[Line2D]:
+def _latent_legend(shown: list[ScoredPrompt], full: int) -> list[Line2D]:
     used = {s.origin.source for s in shown}
     entries = [(marker, SOURCE_NAMES[source], 7.0) for source, marker in SOURCE_MARKERS.items() if source in used]
     entries += [("o", f"{n} examples", math.sqrt(18 + 110 * n / full)) for n in (min(s.fidelity for s in shown), full)]

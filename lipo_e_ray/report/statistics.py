@@ -36,6 +36,10 @@ class Rate:
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.correct, self.n)
 
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
 
 @dataclass(frozen=True)
 class Paired:

@@ -20,9 +20,9 @@ __all__ = [
     "Bracket",
     "Evaluate",
     "Hyperband",
+    "Position",
     "Propose",
     "Rung",
-    "Snapshot",
     "cost",
     "fidelities",
     "hyperband_brackets",
@@ -62,7 +62,7 @@ Action = Propose | Evaluate
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Position:
     """Where the walk stands, for display: its first open bracket, of ``open`` ones in all (0 at the end).
 
     ``done`` and ``planned`` are evaluations; ``planned`` is an upper bound.
@@ -194,7 +194,7 @@ class Hyperband:
         """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
         return self._now.incumbent()
 
-    def snapshot(self) -> Snapshot:
+    def position(self) -> Position:
         """Where the walk stands."""
         opened = [race for race in self._races if race.entrants]
         first = opened[0] if opened else self._wanted or self._races[-1]
@@ -205,7 +205,7 @@ class Hyperband:
         ahead += cost([self._wanted.bracket]) if self._wanted else 0
         ahead += cost(self._brackets[len(self._races) + bool(self._wanted) :])
         calls = self._now.calls
-        return Snapshot(
+        return Position(
             bracket=bracket.index,
             brackets=len(self._brackets),
             open=len(opened) + bool(self._wanted),

@@ -14,7 +14,7 @@ RATE_WINDOW_S = 20.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class Reading:
     """``calls`` and tokens: all in the ledger; ``new_calls``, ``failed`` attempts: since this service started.
 
     ``rate``: evaluations answered per second, over the last 20 s. ``waiting``: in words, for what, if for anything.
@@ -50,14 +50,12 @@ class Meter:
             self._tokens[name] += sum(getattr(answer, name) for answer in answered)
         self._evaluated.append((time.monotonic(), sum(isinstance(answer, Outcome) for answer in answered)))
 
-    def read(self, ready: int, engines: int, waiting: str) -> Progress:
+    def read(self, ready: int, engines: int, waiting: str) -> Reading:
         now = time.monotonic()
         while self._evaluated and self._evaluated[0][0] < now - RATE_WINDOW_S:
             self._evaluated.popleft()
         rate = sum(n for _, n in self._evaluated) / min(RATE_WINDOW_S, now - self._start)
-        return Progress(
-            self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens
-        )
+        return Reading(self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens)
 
 
 def is_failed(answer: Outcome | Completion) -> bool:

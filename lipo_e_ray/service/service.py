@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lipo_e_ray.engine.base import generation_key
-from lipo_e_ray.service.meter import Meter, Progress, is_failed
+from lipo_e_ray.service.meter import Meter, Reading, is_failed
 from lipo_e_ray.store.database import NotWritten
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.task.task import Task
@@ -224,7 +224,7 @@ class EvaluationService:
         """See ``Ledger.record_rung``."""
         await self._write(lambda: self._ledger.record_rung(result))
 
-    async def progress(self) -> Progress:
+    async def progress(self) -> Reading:
         """Cheap enough to ask several times a second."""
         return self._meter.read(*self._pool.sizes(), self._unwritten or self._pool.waiting())
 

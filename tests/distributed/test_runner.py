@@ -149,7 +149,7 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     assert recorded == proposals
     assert same(tuned_rungs) == same(rungs)
     assert tuned.incumbent() == alone.incumbent() is not None
-    assert events[-1][1] == alone.snapshot()
+    assert events[-1][1] == alone.position()
     assert torch_in_trials == {False}
     assert most >= 6, "the seeds' whole rung is under way at a time"
     assert list(tmp_path.iterdir()) == []

@@ -265,7 +265,7 @@ def test_the_gate_allows_one_standard_error_over_the_incumbent(king, candidate, 
 
 def test_the_incumbent_runs_along_at_no_charge_and_not_to_the_top():
     hyperband = run_to_incumbent()
-    before = hyperband.snapshot().done
+    before = hyperband.position().done
     hyperband.proposed(1, ["a", "b", "c", "d"])
     asked = []
     while actions := hyperband.actions():
@@ -278,7 +278,7 @@ def test_the_incumbent_runs_along_at_no_charge_and_not_to_the_top():
         )
         assert "king" not in [r.observation.prompt_id for r in rows]
     assert [("king" in ids, fidelity) for fidelity, ids in asked] == [(True, 10), (True, 20), (False, 40)]
-    assert hyperband.snapshot().done - before == 4 * 10 + 2 * 10 + 1 * 20
+    assert hyperband.position().done - before == 4 * 10 + 2 * 10 + 1 * 20
 
 
 def test_gated_brackets_halve_within_q_even_when_all_pass():
@@ -311,7 +311,7 @@ def test_the_budget_is_never_exceeded(seed, max_calls, share, failing, overlap):
         assert r.calls == sum(widest.values())
     before = {r.observation.prompt_id for r in results(log) if r.stage != "invbo"}
     assert sum(widest[prompt_id] for prompt_id in before) <= max(40, int(max_calls * (1 - share)))
-    assert sum(widest.values()) == hyperband.snapshot().done <= max_calls
+    assert sum(widest.values()) == hyperband.position().done <= max_calls
 
 
 def test_a_narrowed_bracket_still_brings_one_prompt_to_the_top():
@@ -375,14 +375,14 @@ def test_what_the_walk_does_not_wait_for_is_refused():
 def test_the_snapshot_counts_up_to_what_was_planned():
     brackets = small_run()
     hyperband = Hyperband(brackets, seed=0, overlap=1)
-    first = hyperband.snapshot()
+    first = hyperband.position()
     assert (first.done, first.planned, first.bracket, first.rung, first.incumbent) == (0, cost(brackets), 0, 0, None)
     hyperband.proposed(0, list("abcdef"))
-    assert hyperband.snapshot().open == 1
+    assert hyperband.position().open == 1
     step(hyperband, dict.fromkeys("abcdef", 2))
-    second = hyperband.snapshot()
+    second = hyperband.position()
     assert (second.done, second.planned, second.rung, second.open) == (120, cost(brackets), 1, 2)
     walk(hyperband, random_landscape(0))
-    last = hyperband.snapshot()
+    last = hyperband.position()
     assert last.done == last.planned <= cost(brackets)
     assert (last.bracket, last.rung, last.open, last.incumbent) == (5, 2, 0, hyperband.incumbent())

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from lipo_e_ray.app.plan import plan_items, print_plan, tokens_per_call
+
 from lipo_e_ray.config import PROFILES, APEConfig, InvBOConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
