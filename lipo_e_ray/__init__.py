@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lipo_e_ray.config import RunConfig
     from lipo_e_ray.engine.base import Engine
     from lipo_e_ray.inputs import EngineSpec
-    from lipo_e_ray.plan import Plan
+    from lipo_e_ray.planning import Plan
     from lipo_e_ray.progress import Event
     from lipo_e_ray.task.task import Task
     from lipo_e_ray.types import (
@@ -41,7 +41,7 @@ _HOMES = {
     "lipo_e_ray.config": ("RunConfig",),
     "lipo_e_ray.engine.base": ("Engine",),
     "lipo_e_ray.inputs": ("EngineSpec",),
-    "lipo_e_ray.plan": ("Plan",),
+    "lipo_e_ray.planning": ("Plan",),
     "lipo_e_ray.progress": ("Event",),
     "lipo_e_ray.task.task": ("Task",),
     "lipo_e_ray.types": (

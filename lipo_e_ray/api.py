@@ -19,7 +19,7 @@ from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.install_check import check_install
 from lipo_e_ray.job import Given
-from lipo_e_ray.plan import Plan, make_plan
+from lipo_e_ray.planning import Plan, make_plan
 from lipo_e_ray.progress import Listener
 from lipo_e_ray.report.analysis import Records, ScoredPrompt, read_folder
 from lipo_e_ray.report.statistics import Paired

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lipo_e_ray.config import flag, leaves, to_dict
-from lipo_e_ray.plan import Plan
+from lipo_e_ray.planning import Plan
 from lipo_e_ray.settings import Settings
 
 
