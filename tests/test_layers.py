@@ -43,7 +43,7 @@ OWNERS = {
     "typer": {"app.cli"},
     "rich": {"app.display", "app.plan"},
 }
-NOT_MIRRORED = {"__main__", "engine.base", "task.task"}  # an alias, a protocol, a value
+NOT_MIRRORED = {"__main__", "engine.base"}  # an alias, a protocol
 
 
 def module_name(path: Path) -> str:
