@@ -73,8 +73,8 @@ def test_where_every_value_comes_from(capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(["plan", "--profile", "demo", "--seed", "4", "--set", "model.max_tokens=32", "--show-config"])
     assert caught.value.code == 0
-    shown = {cells[0]: cells[1:] for line in capsys.readouterr().out.splitlines()
-             if len(cells := [cell.strip() for cell in line.strip("│┃ ").replace("┃", "│").split("│")]) == 4}  # fmt: skip
+    rows = [line.replace("┃", "│").strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 4}
     assert shown["seed"] == ["4", "--seed", "--seed"]
     assert shown["model.max_tokens"] == ["32", "--set", "--set model.max_tokens=..."]
     assert shown["hyperband.b_min"] == ["8", "profile demo", "--set hyperband.b_min=..."]
