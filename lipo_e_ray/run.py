@@ -37,7 +37,7 @@ from lipo_e_ray.report.analysis import Records, read
 from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
 from lipo_e_ray.search.hyperband import Hyperband, plan_brackets
 from lipo_e_ray.search.hyperband import Snapshot as Place
-from lipo_e_ray.service.meter import Progress
+from lipo_e_ray.service.meter import Reading
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.store.salvage import damaged_copy
@@ -270,7 +270,7 @@ class _Watch:
         """The walk has come a step further, or is over."""
         self._place = (walk, self._progress().new_calls) if walk else None
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> Reading:
         return result(self._service.progress.remote())
 
     def _poll(self) -> None:

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, its one config, and the lock that keeps a second driver out."""
+"""The run folder: its files, its one config, and the lock that keeps a second driver out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipo_e_ray.config import RunConfig, from_dict, to_dict
 from lipo_e_ray.task.metrics import is_user_metric
 from lipo_e_ray.types import InputError
 
-MAY_CHANGE = {"engines"}  # how fast a run goes, not what it finds
+MAY_CHANGE = {"engines"}  # these change how fast a run is, not what it finds
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class RunFolder:
         return from_dict(data)
 
     def config_to_run(self, metric: str | None) -> RunConfig:
-        """``load_config``, with the ``--metric`` of the command, if any, held against it.
+        """``load_config``, after a check of ``--metric``, which must name the run's metric if that is the user's code.
 
-        A folder may come from somebody else, so it never decides alone which code is imported. Raises ``InputError``.
+        Raises ``InputError`` where it differs: a folder may come from somebody else, so the folder alone must not
+        decide which code is imported.
         """
         config = self.load_config()
         own = config.task.metric
