@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +23,10 @@ from lipo_e_ray.distributed.calls import reason_of, result, slow_result
 from lipo_e_ray.distributed.pools import EnginesConfig, start_service
 from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session, signals_interrupt
-from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.latent.encoder import TextEncoder
-from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter
-from lipo_e_ray.latent.inverters import make_inverter
-from lipo_e_ray.latent.space import LatentSpace
-from lipo_e_ray.latent.training import fit_latent
-from lipo_e_ray.proposal.proposer import Proposer
+from lipo_e_ray.latent.inversion import MAX_REQUESTS
+from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.analysis import Records, read
 from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
 from lipo_e_ray.search.hyperband import Hyperband, plan_brackets
@@ -45,7 +39,6 @@ from lipo_e_ray.types import Completion, EngineError, InputError, InstructionSou
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
 POLL_S = 0.5
-WARNINGS = "warnings.log"  # in the run folder, once there is one
 CLOSE_TIMEOUT_S = 60.0
 
 
@@ -174,7 +167,7 @@ class _Job:
         on_gpu = config.model.tensor_parallel == 1 and any(
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
         )
-        recipe = _ProposerRecipe(config, self._inputs, instructions, self._folder, service)
+        recipe = ProposerRecipe(config, self._inputs, instructions, self._folder, service)
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
         self._watch.moved(hyperband.snapshot())
@@ -198,49 +191,6 @@ class _Job:
         requests = [service.evaluate.remote(prompt, "test", len(self._inputs.task.test)) for prompt in prompts.values()]
         slow_result(requests, service, "the test split")
         return _read(self._folder)
-
-
-class _ProposerRecipe:
-    """What the BO actor builds its proposer from; built there, so that the driver never loads the encoder."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        inputs: Inputs,
-        instructions: dict[str, InstructionSource],
-        folder: RunFolder,
-        service: ActorHandle,
-    ) -> None:
-        self._config = config
-        self._task = inputs.task
-        self._instructions = instructions
-        self._folder = folder.latent_folder.absolute()
-        self._service = service
-
-    def __call__(self) -> Proposer:
-        # Ray keeps what an actor logs to itself; what went wrong belongs beside the results.
-        log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
-        log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("lipo_e_ray").addHandler(log)
-        return Proposer(self._task, self._config, self._instructions, self._latent)
-
-    def _latent(self) -> tuple[LatentSpace, Inverter]:
-        config = self._config
-        encoder = TextEncoder(resolve_encoder(config.encoder.name))
-        space = fit_latent(
-            encoder,
-            list(self._instructions),
-            self._task.pool,
-            config.vae,
-            config.seed,
-            self._folder,
-            config.max_exemplars,
-        )
-
-        def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
-            return slow_result(self._service.generate.remote(chats, samplings), self._service, "rewritten instructions")
-
-        return space, make_inverter(config.encoder.name, encoder, generate)
 
 
 class _Watch:
