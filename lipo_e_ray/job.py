@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,16 +21,11 @@ from lipo_e_ray.distributed.calls import reason_of, result, slow_result
 from lipo_e_ray.distributed.pools import EnginesConfig, start_service
 from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session, signals_interrupt
-from lipo_e_ray.engine.embedded import resolve_encoder
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.latent.encoder import TextEncoder
-from lipo_e_ray.latent.inversion import MAX_REQUESTS, Inverter
-from lipo_e_ray.latent.inverters import make_inverter
-from lipo_e_ray.latent.space import LatentSpace
-from lipo_e_ray.latent.training import fit_latent
+from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting
-from lipo_e_ray.proposal.proposer import Proposer
+from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.analysis import Records, read_folder
 from lipo_e_ray.report.html import best_prompt_document, write_report
 from lipo_e_ray.search.hyperband import Hyperband, Position, plan_brackets
@@ -45,7 +39,6 @@ from lipo_e_ray.types import Message as ChatMessage
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
 POLL_S = 0.5
-WARNINGS = "warnings.log"  # in the run folder, once there is one
 CLOSE_TIMEOUT_S = 60.0
 
 
@@ -179,7 +172,7 @@ class _Job:
         on_gpu = config.model.tensor_parallel == 1 and any(
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
         )
-        recipe = _ProposerRecipe(config, self._inputs, instructions, self._folder, service)
+        recipe = ProposerRecipe(config, self._inputs, instructions, self._folder, service)
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._tell(
             Message(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
@@ -212,46 +205,6 @@ def _generated(
 ) -> list[Completion]:
     completions: list[Completion] = slow_result(service.generate.remote(chats, samplings), service, what)
     return completions
-
-
-class _ProposerRecipe:
-    """What the BO actor builds its proposer from; built there, so that the driver never loads the encoder."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        inputs: Inputs,
-        instructions: dict[str, InstructionSource],
-        folder: RunFolder,
-        service: ActorHandle[Any],
-    ) -> None:
-        self._config = config
-        self._task = inputs.task
-        self._instructions = instructions
-        self._folder = folder.latent_folder.absolute()
-        self._service = service
-
-    def __call__(self) -> Proposer:
-        # Ray keeps what an actor logs to itself; what went wrong belongs beside the results.
-        log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
-        log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("lipo_e_ray").addHandler(log)
-        return Proposer(self._task, self._config, self._instructions, self._latent)
-
-    def _latent(self) -> tuple[LatentSpace, Inverter]:
-        config = self._config
-        encoder = TextEncoder(resolve_encoder(config.encoder.name))
-        space = fit_latent(
-            encoder,
-            list(self._instructions),
-            self._task.pool,
-            config.vae,
-            config.seed,
-            self._folder,
-            config.max_exemplars,
-        )
-        generate = partial(_generated, self._service, what="rewritten instructions")
-        return space, make_inverter(config.encoder.name, encoder, generate)
 
 
 class _Watch:

@@ -201,13 +201,13 @@ def test_latency_does_not_change_results():
 
 def test_what_the_proposer_warns_of_is_in_the_run_folder(tmp_path, small_task):
     from lipo_e_ray.inputs import Inputs
-    from lipo_e_ray.run import WARNINGS, _ProposerRecipe
+    from lipo_e_ray.recipe import WARNINGS, ProposerRecipe
 
     package = logging.getLogger("lipo_e_ray")
     before = package.handlers[:]
     try:
         inputs = Inputs(small_task, {"Think.": "seed"}, spec())
-        _ProposerRecipe(CONFIG, inputs, inputs.instructions, RunFolder(tmp_path), None)()
+        ProposerRecipe(CONFIG, inputs, inputs.instructions, RunFolder(tmp_path), None)()
         assert not (tmp_path / WARNINGS).exists()
         logging.getLogger("lipo_e_ray.surrogate.gp").warning("GP fit on %d prompts failed", 5)
     finally:

@@ -24,13 +24,14 @@ ORDER = [
     "distributed",
     "report",
     "inputs",
+    "recipe",
     "run",
     "app",
     "__main__",
 ]  # a package or module imports from those before it only
 OWNERS = {
     "vllm": {"engine.vllm"},
-    "ray": {"distributed", "app.remote", "run"},
+    "ray": {"distributed", "app.remote", "recipe", "run"},
     "ray._private": {"distributed.ray_private"},
     "ray._raylet": {"distributed.ray_private"},
     "gpytorch": {"surrogate.gp", "proposal.acquisition"},

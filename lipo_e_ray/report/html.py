@@ -1,7 +1,7 @@
 """``report.html``, ``best_prompt.json`` and the final line, from a run folder's ledger.
 
-The page needs no script and loads nothing: styles are inline, plots are data URIs, and a content security policy
-forbids the rest, so that a text a model wrote can only ever be read. All text goes through ``_tag``, which escapes it.
+The page has no script and loads nothing: styles are inline, plots are data URIs. A content security policy forbids all
+else, and ``_tag`` escapes all text, so that nothing a model wrote can act in the reader's browser.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class _Html(str):
-    """Markup made by ``_tag``; any other ``str`` is text and gets escaped."""
+    """Markup made by ``_tag``. Any other ``str`` is text, which ``_tag`` escapes."""
 
 
 def _tag(name: str, *content: str, **attributes: str) -> _Html:
@@ -60,7 +60,7 @@ def _tag(name: str, *content: str, **attributes: str) -> _Html:
 
 
 def _escape(text: str) -> str:
-    """Control characters become visible: a page must show what the prompt holds, not act on it."""
+    """Escape markup, and write control characters as ``\\uXXXX``, so that the reader sees them."""
     return html.escape("".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text))
 
 
@@ -102,7 +102,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def final_line(records: Records) -> str:
-    """The run's last line: both test accuracies with their 95% intervals, and the LLM calls used."""
+    """The last line a run prints: both test accuracies with 95% intervals, and the number of LLM calls."""
     calls = f"{records.usage.calls:,} LLM calls"
     tests = [_test(scored) for scored in (records.baseline, records.best)]
     if None in tests:
@@ -111,7 +111,7 @@ def final_line(records: Records) -> str:
 
 
 def best_prompt_document(records: Records) -> dict[str, Any]:
-    """What ``best_prompt.json`` holds; replace ``{question}`` in the LAST message and send the chat.
+    """The content of ``best_prompt.json``. To use it, replace ``{question}`` in the LAST message and send the chat.
 
     Raises ``LipoError`` when the ledger holds no result yet.
     """
@@ -142,7 +142,7 @@ def _test(scored: ScoredPrompt | None) -> Rate | None:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int]) -> _Html:
-    """``text``: the columns of words, the others hold numbers; the longest words (instructions) wrap."""
+    """A table. ``text``: the indices of columns with words; the others have numbers, which are aligned right."""
 
     def row(cell: str, values: Sequence[str]) -> _Html:
         return _tag("tr", *(_tag(cell, v, class_="" if i in text else "n") for i, v in enumerate(values)))
@@ -151,7 +151,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence
 
 
 def _answer(records: Records) -> list[_Html]:
-    """The answer first: both test accuracies on one scale, the cost, the paired difference."""
+    """The result of the run: both test accuracies on one scale, the cost, the paired difference."""
     cells = []
     for name, scored in (("baseline", records.baseline), ("best", records.best)):
         if (rate := _test(scored)) is not None:
@@ -174,11 +174,9 @@ def _answer(records: Records) -> list[_Html]:
         blocks.append(
             _tag(
                 "p",
-                (
-                    f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
-                    f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} "
-                    f"with the baseline only (McNemar's exact p = {paired.p_value:.2g})."
-                ),
+                f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
+                f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} "
+                f"with the baseline only (McNemar's exact p = {paired.p_value:.2g}).",
             )
         )
     return [
@@ -265,7 +263,7 @@ def _parts(records: Records) -> list[_Html]:
 
 
 def _given(instructions_file: str) -> set[str]:
-    """Instructions the run was given; a file of the user's may have gone since."""
+    """The instructions the run was given; those of the user's file only while it still exists."""
     path = Path(instructions_file)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return {*SEED_INSTRUCTIONS, *lines}

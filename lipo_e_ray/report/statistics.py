@@ -1,4 +1,4 @@
-"""The statistics of the report: 95% intervals and exact tests for counts, which hold for small samples too."""
+"""The statistics of the report: 95% intervals and exact tests for counts, valid for small samples too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, its one config, and the lock that keeps a second driver out."""
+"""The run folder: its files, its one config, and the lock that keeps a second driver out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, Any
 from lipo_e_ray.config import RunConfig, from_dict, leaves, to_dict, tree, unknown_key
 from lipo_e_ray.task.metrics import is_user_metric
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import InputError
+from lipo_e_ray.types import Example, InputError
 
 OWN_TASK = "./task"  # rows given from Python, kept in the run folder; "./" is the run folder in a recorded config
 FREE = {"engines", "time_limit"}  # how fast a run goes and when it pauses, not what it finds
@@ -70,9 +70,10 @@ class RunFolder:
         return config
 
     def config_to_run(self, metric: str | None) -> RunConfig:
-        """``load_config``, with the ``--metric`` of the command, if any, held against it.
+        """``load_config``, after a check of ``--metric``, which must name the run's metric if that is the user's code.
 
-        A folder may come from somebody else, so it never decides alone which code is imported. Raises ``InputError``.
+        Raises ``InputError`` where it differs: a folder may come from somebody else, so the folder alone must not
+        decide which code is imported.
         """
         config = self.load_config()
         own = config.task.metric
@@ -135,7 +136,7 @@ class RunFolder:
             shutil.rmtree(draft, ignore_errors=True)  # left by a process that was killed
             task.save(draft)
             draft.rename(folder)
-        elif not task.same_rows(Task.from_folder(folder)):
+        elif _rows(task) != _rows(Task.from_folder(folder)):
             raise InputError(f"{self.path}: this folder holds a run on other rows; give another output")
 
     def _check_extends(self, recorded: RunConfig, wanted: RunConfig) -> None:
@@ -150,6 +151,10 @@ class RunFolder:
                 f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
                 f"{here[key]!r}): {why}; give another --output, or `resume` it as it is"
             )
+
+
+def _rows(task: Task) -> tuple[tuple[Example, ...], ...]:
+    return task.pool, task.validation, task.test
 
 
 def _amount(key: str, value: float) -> float:

@@ -7,22 +7,13 @@ import pytest
 from lipo_e_ray.app.cli import main
 from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, setting_types, to_dict
 from lipo_e_ray.store.run_folder import RunFolder
+from tests.task_files import write_task
 
 
 def ended(capsys, *arguments: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     return caught.value.code, capsys.readouterr().err
-
-
-def write_task(folder, **files: str) -> str:
-    folder.mkdir()
-    for split, number in (("train", 0), ("validation", 100), ("test", 200)):
-        rows = [{"question": f"What is {number + i} + 1?", "answer": f"{number + i + 1}"} for i in range(20)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name, text in files.items():
-        (folder / f"{name}.jsonl").write_text(text)
-    return str(folder)
 
 
 @pytest.fixture
@@ -96,7 +87,7 @@ def hostile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mine.py").write_text(MINE)
-    task = TaskConfig(write_task(tmp_path / "task"), 0, 0, 0, "mine:judge")
+    task = TaskConfig(str(write_task(tmp_path / "task")), 0, 0, 0, "mine:judge")
     config = replace(PROFILES["demo"], task=task, hyperband=HyperbandConfig(b_min=99))  # refused once the task is read
     RunFolder(tmp_path / "run").claim(config).close()
     yield tmp_path
@@ -169,9 +160,11 @@ def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arg
     ],
 )
 def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
-    task = write_task(tmp_path / "task", **files)
+    task = write_task(tmp_path / "task")
+    for name, text in files.items():
+        (task / f"{name}.jsonl").write_text(text)
     output = tmp_path / "run"
-    status, err = ended(capsys, "run", "--profile", "demo", "--task", task, "--output", str(output))
+    status, err = ended(capsys, "run", "--profile", "demo", "--task", str(task), "--output", str(output))
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
