@@ -25,7 +25,7 @@ def _no_run(monkeypatch):
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a run was started on malformed input")
 
-    monkeypatch.setattr("lipo_e_ray.run.ray_session", started)
+    monkeypatch.setattr("lipo_e_ray.job.ray_session", started)
 
 
 def refused(capsys, case: Case, *arguments: str) -> None:

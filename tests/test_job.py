@@ -53,12 +53,11 @@ from pathlib import Path
 from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from lipo_e_ray.run import run_search_job
-from lipo_e_ray.store.run_folder import RunFolder
-config, folder, latency = from_dict(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])), float(sys.argv[3])
+from tests.shown import run_shown
+config, folder, latency = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
 make = partial(SimulatedEngine, 0, Latency(1e9, latency, 0.0, 64, 1) if latency else None)
 try:
-    run_search_job(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
+    run_shown(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -75,10 +74,10 @@ def spec(make=SimulatedEngine) -> EngineSpec:
 def run(folder: Path, make=SimulatedEngine, config: RunConfig = CONFIG) -> None:
     import ray
 
-    from lipo_e_ray.run import run_search_job
+    from tests.shown import run_shown
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run_search_job(config, RunFolder(folder), spec(make))
+    run_shown(config, folder, spec(make))
 
 
 def rows(folder: Path, sql: str) -> list[tuple]:

@@ -20,8 +20,8 @@ from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.recipe import ProposerRecipe
-from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling, digest
+from tests.shown import run_shown
 
 ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
 LATENCY = Latency(1e9, step_s=0.02, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 80 answers a second
@@ -79,13 +79,13 @@ def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
 
 
 if __name__ == "__main__":
-    from lipo_e_ray import run
+    from lipo_e_ray import job
 
-    run.EnginesConfig = partial(run.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
-    run.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
+    job.EnginesConfig = partial(job.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
+    job.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
     config, folder, paid, *address = sys.argv[1:]
     try:
-        run.run_search_job(from_dict(json.loads(config)), RunFolder(Path(folder)), spec(Path(paid)), *address)
+        run_shown(from_dict(json.loads(config)), Path(folder), spec(Path(paid)), *address)
     except KeyboardInterrupt:
         sys.exit(130)
     except LipoError as error:
