@@ -36,7 +36,7 @@ from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.report.analysis import Records, read
 from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
 from lipo_e_ray.search.hyperband import Hyperband, plan_brackets
-from lipo_e_ray.search.hyperband import Snapshot as Place
+from lipo_e_ray.search.hyperband import Position as Place
 from lipo_e_ray.service.meter import Progress
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
@@ -177,7 +177,7 @@ class _Job:
         recipe = _ProposerRecipe(config, self._inputs, instructions, self._folder, service)
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
         self._display.say(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
-        self._watch.moved(hyperband.snapshot())
+        self._watch.moved(hyperband.position())
         tune_search(hyperband, service, bo, self._folder.path, self._watch.moved, self._watch.ask)
         bo.close()
         self._watch.moved(None)

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lipo_e_ray.search.hyperband import Snapshot as Walk
+from lipo_e_ray.search.hyperband import Position as Walk
 
 HEARTBEAT_S = 15.0  # twice as often as promised: a busy machine wakes threads late
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lipo_e_ray.app.display import Display, Snapshot, clock
-from lipo_e_ray.search.hyperband import Snapshot as Walk
+from lipo_e_ray.search.hyperband import Position as Walk
 from lipo_e_ray.types import Observation
 
 BEST = Observation("p", 49, 128)
