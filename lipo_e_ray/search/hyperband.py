@@ -124,8 +124,8 @@ class Hyperband:
             for position, race in enumerate(self._races)
             if race.entrants
         ]
-        request: list[Action] = [self._opening[1]] if self._opening else []
-        return request + sorted(evaluations, key=lambda action: action.wave)
+        evaluations.sort(key=lambda action: action.wave)
+        return [self._opening[1], *evaluations] if self._opening else [*evaluations]
 
     def enter(self, bracket_index: int, prompts: Sequence[Prompt]) -> None:
         """Enter the prompts proposed for a bracket, in order.
