@@ -37,7 +37,7 @@ ORDER = [
 ]  # a package or module imports from those before it only
 OWNERS = {
     "vllm": {"engine.vllm"},
-    "ray": {"distributed", "app.remote", "recipe", "run"},
+    "ray": {"distributed", "app.remote", "job", "recipe"},
     "ray._private": {"distributed.ray_private"},
     "ray._raylet": {"distributed.ray_private"},
     "gpytorch": {"surrogate.gp", "proposal.acquisition"},

@@ -25,7 +25,7 @@ from lipo_e_ray.config import PROFILES
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.inputs import Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.proposal.two_stage import ExemplarPool
+from lipo_e_ray.proposal.exemplars import ExemplarPool
 from lipo_e_ray.report.analysis import Records, ScoredPrompt, read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
