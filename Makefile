@@ -1,4 +1,5 @@
-# `make demo`: the main job on the embedded default. `make test`: all tests. Both set up .venv first, once.
+# `make demo`: the main job on the embedded default. `make check`: format, lint, types and the unit tests, in minutes.
+# `make test`: all tests. Each sets up .venv first, once.
 # `make wheel`: builds the package into dist/ and tries the wheel in a clean environment.
 PYTHON ?= python3
 VENV := .venv
@@ -18,21 +19,24 @@ define install
   if [ $(EXTRA) = cpu ]; then \
     pip_install 'torch==2.13.0+cpu' 2>/dev/null && index= || index='$(TORCH_CPU)'; \
     pip_install $$index $(2)"$$extras"; \
-    "$(1)/python" -m lipo_e_ray.app.install_check 2>/dev/null || \
+    "$(1)/python" -m lipo_e_ray.install_check 2>/dev/null || \
       "$(1)/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
   else pip_install $(2)"$$extras"; fi; \
   pip_install --no-deps $(EMBEDDED)
 endef
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo check test wheel clean
 demo: $(STAMP)
 	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
 
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
+
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2
-
-lint: $(STAMP)
-	$(BIN)/ruff check .
 
 # The installation happens in an empty folder outside this one, so that nothing can come from the source tree.
 wheel: | $(BIN)/python

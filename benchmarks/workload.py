@@ -52,6 +52,10 @@ class Workload:
     propose: Callable[[Request, Sequence[Example]], list[Proposal]] = random_proposals
     make_engine: Callable[[Latency], SimulatedEngine] = lambda latency: SimulatedEngine(0, latency)
 
+    def prompts(self, request: Request) -> list[Prompt]:
+        """What is proposed in answer to ``request``."""
+        return [proposal.prompt for proposal in self.propose(request, self.task.pool)]
+
 
 def gsm8k_like(brackets: Sequence[Bracket]) -> Workload:
     """As many examples as ``brackets`` need."""

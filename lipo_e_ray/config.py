@@ -1,22 +1,45 @@
 """Frozen configuration, one dataclass per component, checked at construction; profiles; JSON round trip.
 
+A setting's *key* is its path, ``model.max_tokens`` or ``seed``. Errors name the key and the flag that sets it.
 Unknown keys are errors: a misspelt key in a ``config.json`` must not silently mean "the default".
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, NoReturn, get_type_hints
 
 from lipo_e_ray.types import InputError
-
-T = TypeVar("T")
 
 MOST = 1_000_000  # of anything counted: more is a slip of the finger, and would take all memory or never end
 MOST_CALLS, MOST_SEEDS, MOST_WIDTH, MOST_ENGINES = 10**9, 2**32 - 1, 4096, 4096
 DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")  # vLLM's
+FLAGS = {
+    "profile": "--profile",
+    "seed": "--seed",
+    "max_llm_calls": "--max-llm-calls",
+    "time_limit": "--time-limit",
+    "engines": "--engines",
+    "instructions_file": "--instructions",
+    "task.name": "--task",
+    "task.metric": "--metric",
+    "task.pool_size": "--qa-pool-size",
+    "model.name": "--model",
+    "model.tensor_parallel": "--tensor-parallel",
+    "ape.num_instructions": "--ape-num-instructions",
+    "ape.use": "--use-ape",
+    "invbo.iterations": "--iterations",
+}
+"""Settings with a flag of their own; ``--set KEY=VALUE`` reaches every setting."""
+
+
+def flag(key: str) -> str:
+    """The flag that sets ``key``, as error messages name it."""
+    return FLAGS.get(key, f"--set {key}=...")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -24,29 +47,44 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _at_least(owner: object, minimum: float, *names: str, most: float = MOST) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        expected = f"{minimum} or more" if value < minimum else f"{most} or less"
-        _require(minimum <= value <= most, f"{type(owner).__name__}.{name}: expected {expected}, got {value!r:.60}")
+class _Section:
+    """A part of the configuration; ``SECTION`` is the first half of its settings' keys, empty for the top level."""
 
+    SECTION: ClassVar[str] = ""
 
-def _one_line(owner: object, *names: str) -> None:
-    """Names stand in messages of one line, and a NUL or half a surrogate pair is in no path."""
-    for name in names:
-        value = getattr(owner, name)
-        _require(
-            value.isprintable(),
-            f"{type(owner).__name__}.{name}: expected text without control characters, got {value!r:.60}",
-        )
+    @classmethod
+    def key(cls, name: str) -> str:
+        return f"{cls.SECTION}.{name}" if cls.SECTION else name
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        key = self.key(name)
+        raise InputError(f"{key}: expected {expected}, got {getattr(self, name)!r:.60}; change it with {flag(key)}")
+
+    def _at_least(self, minimum: float, *names: str, most: float = MOST) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not minimum <= value <= most:
+                self._refuse(name, f"{minimum} or more" if value < minimum else f"{most} or less")
+
+    def _within(self, interval: str, accepted: bool, name: str) -> None:
+        if not accepted:
+            self._refuse(name, f"a number in {interval}")
+
+    def _one_line(self, *names: str) -> None:
+        """Names stand in messages of one line, and a NUL or half a surrogate pair is in no path."""
+        for name in names:
+            if not getattr(self, name).isprintable():
+                self._refuse(name, "text without control characters")
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(_Section):
     """``name`` is ``arithmetic``, ``gsm8k`` or a folder; sizes of 0 mean "all there is".
 
     ``metric``: ``auto`` (chosen from the answers), ``numeric``, ``choice``, ``text`` or ``module:function``.
     """
+
+    SECTION: ClassVar[str] = "task"
 
     name: str = "gsm8k"
     pool_size: int = 6154
@@ -55,19 +93,22 @@ class TaskConfig:
     metric: str = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "pool_size", "validation_size", "test_size")
-        _one_line(self, "name", "metric")
+        self._at_least(0, "pool_size", "validation_size", "test_size")
+        self._one_line("name", "metric")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Section):
     """``name``: ``smollm2-135m`` (embedded), a folder, or a Hugging Face id that vLLM serves. Lengths in tokens.
 
+    ``max_model_len``: of prompt and answer together; 0: what the model has and the data needs.
     ``tensor_parallel``: GPUs that one engine spreads the model over; without a GPU it has no effect.
     """
 
+    SECTION: ClassVar[str] = "model"
+
     name: str = "Qwen/Qwen2.5-1.5B-Instruct"
-    max_model_len: int = 8192
+    max_model_len: int = 0
     max_tokens: int = 512
     temperature: float = 0.0
     dtype: str = "bfloat16"
@@ -76,36 +117,34 @@ class ModelConfig:
     tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
-        _one_line(self, "name")
-        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs")
-        _at_least(self, 1, "tensor_parallel", most=MOST_ENGINES)
-        _require(
-            self.max_tokens < self.max_model_len,
-            f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}",
-        )
-        _require(
-            0 < self.gpu_memory_utilization <= 1,
-            f"ModelConfig.gpu_memory_utilization: expected a share in (0, 1], got {self.gpu_memory_utilization}",
-        )
-        _at_least(self, 0, "temperature")
-        _require(
-            self.dtype in DTYPES, f"ModelConfig.dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r:.60}"
-        )
+        self._one_line("name")
+        self._at_least(0, "max_model_len", "temperature")
+        self._at_least(1, "max_tokens", "max_num_seqs")
+        self._at_least(1, "tensor_parallel", most=MOST_ENGINES)
+        if self.max_model_len and self.max_tokens >= self.max_model_len:
+            self._refuse("max_tokens", f"less than model.max_model_len, which is {self.max_model_len}")
+        self._within("(0, 1]", 0 < self.gpu_memory_utilization <= 1, "gpu_memory_utilization")
+        if self.dtype not in DTYPES:
+            self._refuse("dtype", f"one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(_Section):
     """``name``: ``all-minilm-l6-v2`` (embedded), a folder, or a sentence-transformers id."""
+
+    SECTION: ClassVar[str] = "encoder"
 
     name: str = "sentence-transformers/gtr-t5-base"
 
     def __post_init__(self) -> None:
-        _one_line(self, "name")
+        self._one_line("name")
 
 
 @dataclass(frozen=True)
-class APEConfig:
+class APEConfig(_Section):
     """Instruction induction (Zhou et al. 2023, APE): ``num_instructions`` distinct ones from the LLM itself."""
+
+    SECTION: ClassVar[str] = "ape"
 
     use: bool = True
     num_instructions: int = 2000
@@ -113,13 +152,15 @@ class APEConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "num_instructions", "examples_per_request")
-        _at_least(self, 0, "temperature")
+        self._at_least(1, "num_instructions", "examples_per_request")
+        self._at_least(0, "temperature")
 
 
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(_Section):
     """Structure-aware VAE and its training; ``patience`` in epochs without a better validation loss."""
+
+    SECTION: ClassVar[str] = "vae"
 
     inst_dim: int = 16
     ex_dim: int = 16
@@ -134,23 +175,23 @@ class VAEConfig:
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", most=MOST_WIDTH)
-        _at_least(self, 1, "max_epochs", "patience", "batch_size", "training_sets")
-        _at_least(self, 0, "beta")
-        _require(0 < self.learning_rate <= 1, f"VAEConfig.learning_rate: expected (0, 1], got {self.learning_rate}")
-        _require(
-            self.hidden % self.heads == 0,
-            f"VAEConfig: expected hidden to be a multiple of heads, got {self.hidden} and {self.heads}",
-        )
+        self._at_least(1, "inst_dim", "ex_dim", "hidden", "heads", "inducing", most=MOST_WIDTH)
+        self._at_least(1, "max_epochs", "patience", "batch_size", "training_sets")
+        self._at_least(0, "beta")
+        self._within("(0, 1]", 0 < self.learning_rate <= 1, "learning_rate")
+        if self.hidden % self.heads:
+            self._refuse("hidden", f"a multiple of vae.heads, which is {self.heads}")
 
 
 @dataclass(frozen=True)
-class HyperbandConfig:
+class HyperbandConfig(_Section):
     """Fidelities are numbers of validation examples: ``b_min`` at the lowest rung, all of them at the highest.
 
     ``overlap``: rungs that a bracket has left when the next one opens. More keeps more engines busy; less tells the
     next bracket's proposals more.
     """
+
+    SECTION: ClassVar[str] = "hyperband"
 
     b_min: int = 10
     eta: int = 2
@@ -158,15 +199,17 @@ class HyperbandConfig:
     invbo_share: float = 0.3  # of the LLM calls of a run with a call budget, kept for InvBO
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "b_min")
-        _at_least(self, 2, "eta")
-        _at_least(self, 0, "overlap")
-        _require(0 <= self.invbo_share < 1, f"HyperbandConfig.invbo_share: expected [0, 1), got {self.invbo_share}")
+        self._at_least(1, "b_min")
+        self._at_least(2, "eta")
+        self._at_least(0, "overlap")
+        self._within("[0, 1)", 0 <= self.invbo_share < 1, "invbo_share")
 
 
 @dataclass(frozen=True)
-class ProposalConfig:
+class ProposalConfig(_Section):
     """Two-stage proposals: ``instructions`` x ``restarts`` points, ``steps`` of gradient on LogEI."""
+
+    SECTION: ClassVar[str] = "proposal"
 
     instructions: int = 50
     restarts: int = 5
@@ -175,35 +218,37 @@ class ProposalConfig:
     random_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "instructions", "restarts", "steps")
-        _require(
-            0 < self.learning_rate <= 1, f"ProposalConfig.learning_rate: expected (0, 1], got {self.learning_rate}"
-        )
-        _require(
-            0 <= self.random_fraction <= 1,
-            f"ProposalConfig.random_fraction: expected [0, 1], got {self.random_fraction}",
-        )
+        self._at_least(1, "instructions", "restarts", "steps")
+        self._within("(0, 1]", 0 < self.learning_rate <= 1, "learning_rate")
+        self._within("[0, 1]", 0 <= self.random_fraction <= 1, "random_fraction")
 
 
 @dataclass(frozen=True)
-class InvBOConfig:
+class InvBOConfig(_Section):
     """InvBO (Chu et al. 2024): ``iterations`` of ``q`` candidates each; 0 iterations switch it off."""
+
+    SECTION: ClassVar[str] = "invbo"
 
     iterations: int = 50
     q: int = 4
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "iterations")
-        _at_least(self, 1, "q")
+        self._at_least(0, "iterations")
+        self._at_least(1, "q")
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything a run depends on. Two runs with equal configs and equal outcomes are the same run."""
+class RunConfig(_Section):
+    """Everything a run depends on. Two runs with equal configs and equal outcomes are the same run.
 
-    profile: str = "l40s"
+    ``max_llm_calls`` and ``time_limit`` (minutes; no rung begins after it): 0 means no limit. ``max_exemplars``: of a
+    prompt, 0 to 8. ``instructions_file``: the user's own, empty for none.
+    """
+
+    profile: str = "one-gpu"
     seed: int = 0
-    max_llm_calls: int = 0  # 0: no limit
+    max_llm_calls: int = 0
+    time_limit: float = 0.0
     max_exemplars: int = 8
     instructions_file: str = ""
     engines: int = 0  # 0: one per GPU that the cluster has or gets; changes no result
@@ -217,20 +262,21 @@ class RunConfig:
     invbo: InvBOConfig = field(default_factory=InvBOConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "seed", most=MOST_SEEDS)
-        _at_least(self, 0, "max_llm_calls", most=MOST_CALLS)
-        _at_least(self, 0, "engines", most=MOST_ENGINES)
-        _one_line(self, "profile", "instructions_file")
-        _require(0 <= self.max_exemplars <= 8, f"max_exemplars: expected 0..8, got {self.max_exemplars!r:.60}")
+        self._at_least(0, "seed", most=MOST_SEEDS)
+        self._at_least(0, "max_llm_calls", most=MOST_CALLS)
+        self._at_least(0, "time_limit")
+        self._at_least(0, "engines", most=MOST_ENGINES)
+        self._at_least(0, "max_exemplars", most=8)
+        self._one_line("profile", "instructions_file")
 
 
 PROFILES: dict[str, RunConfig] = {
-    "l40s": RunConfig(),
+    "one-gpu": RunConfig(),
     "cluster": RunConfig(profile="cluster", hyperband=HyperbandConfig(overlap=16)),
     "demo": RunConfig(
         profile="demo",
         task=TaskConfig(name="arithmetic", pool_size=256, validation_size=128, test_size=256),
-        model=ModelConfig(name="smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=64),
+        model=ModelConfig(name="smollm2-135m", max_tokens=64, max_num_seqs=64),
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),
@@ -240,30 +286,88 @@ PROFILES: dict[str, RunConfig] = {
 }
 
 
+ALIASES = {"l40s": "one-gpu"}
+"""Former names of profiles."""
+
+
+def get_profile(name: str) -> RunConfig:
+    """Raises ``InputError`` for a name that is no profile's."""
+    name = ALIASES.get(name, name)
+    _require(name in PROFILES, f"--profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}")
+    return PROFILES[name]
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain JSON types; ``from_dict`` gives the same config back."""
     return dataclasses.asdict(config)
 
 
-def from_dict(data: dict[str, Any], kind: type[T] = RunConfig) -> T:  # type: ignore[assignment]
-    """Build a config from JSON. Raises ``InputError`` for an unknown key, a wrong type or a bad value."""
-    _require(isinstance(data, dict), f"{kind.__name__}: expected an object, got {type(data).__name__}")
+def from_dict(data: Any, kind: type[_Section] = RunConfig) -> Any:
+    """Build a ``RunConfig`` from JSON. Raises ``InputError`` for an unknown key, a wrong type or a bad value."""
+    whose = kind.SECTION or "the configuration"
+    _require(isinstance(data, dict), f"{whose}: expected an object of settings, got {data!r:.60}")
     hints = get_type_hints(kind)
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in data:
-        _require(key in known, f"{kind.__name__}: unknown key {key!r:.60}; expected one of {', '.join(sorted(known))}")
     values: dict[str, Any] = {}
-    for key, value in data.items():
-        want = hints[key]
-        if dataclasses.is_dataclass(want):
-            values[key] = from_dict(value, want)
-            continue
-        allowed, expected = ((int, float), "a finite number") if want is float else (want, want.__name__)
-        _require(
-            isinstance(value, allowed)
-            and (want is bool or not isinstance(value, bool))
-            and (want is not float or abs(value) < sys.float_info.max),
-            f"{kind.__name__}.{key}: expected {expected}, got {value!r:.60}",
-        )
-        values[key] = want(value)
+    for name, value in data.items():
+        if name not in {f.name for f in dataclasses.fields(kind)}:  # type: ignore[arg-type]
+            raise unknown_key(kind.key(str(name)))
+        wanted = hints[name]
+        if dataclasses.is_dataclass(wanted):
+            values[name] = from_dict(value, wanted)  # type: ignore[arg-type]
+        else:
+            values[name] = _checked(kind.key(name), value, wanted)
+    if kind is RunConfig and "profile" in values:
+        values["profile"] = ALIASES.get(values["profile"], values["profile"])
     return kind(**values)
+
+
+def _checked(key: str, value: Any, wanted: type) -> Any:
+    allowed, expected = ((int, float), "a finite number") if wanted is float else (wanted, wanted.__name__)
+    finite = wanted is not float or (isinstance(value, (int, float)) and abs(value) < sys.float_info.max)
+    _require(
+        isinstance(value, allowed) and (wanted is bool or not isinstance(value, bool)) and finite,
+        f"{key}: expected {expected}, got {value!r:.60}; change it with {flag(key)}",
+    )
+    return wanted(value)
+
+
+def unknown_key(key: str) -> InputError:
+    """The error for a key that no setting has; it names the nearest ones."""
+    keys = list(leaves(to_dict(RunConfig())))
+    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    near += [other for other in keys if other not in near and other.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"did you mean {' or '.join(near)}?" if near else "`lipo-e-ray plan --show-config` lists all settings"
+    return InputError(f"unknown setting {key!r:.60}: {hint}")
+
+
+def leaves(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``: every setting by its key."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def tree(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``leaves``."""
+    top: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        branch = top
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[name] = value
+    return top
+
+
+def setting_types() -> dict[str, type]:
+    """Every setting's key and type."""
+
+    def walk(kind: type[_Section]) -> Iterator[tuple[str, type]]:
+        for name, wanted in get_type_hints(kind).items():
+            if dataclasses.is_dataclass(wanted):
+                yield from walk(wanted)  # type: ignore[arg-type]
+            elif name != "SECTION":
+                yield kind.key(name), wanted
+
+    return dict(walk(RunConfig))

@@ -42,17 +42,51 @@ DTYPE = fast_dtype()  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 
+SLOW_FIXTURES = {"ray_cluster", "head", "undisturbed", "private_run"}  # they start Ray
+# The tests of a part run in one process, because they share a Ray, which takes 10 s to start, or a model. The parts
+# start in this order, the longest first; each other module is a part of its own and comes after them.
+PARTS = {
+    "a cluster": ("tests/cluster/test_client", "tests/cluster/test_submit", "tests/faults/test_"),
+    "a private Ray": (
+        "tests/test_run",
+        "tests/distributed/test_pools",
+        "tests/distributed/test_runner",
+        "tests/distributed/test_bo_actor",
+        "tests/distributed/test_calls",
+        "tests/app/test_remote",
+        "tests/benchmarks/simulated/test_ray_scaling",
+    ),
+    "a model": ("tests/test_end_to_end", "tests/engine/test_vllm"),
+    "the model's death": ("tests/faults/test_real_engine",),
+}
+
+
+def part_of(nodeid: str) -> str:
+    """The part that a test belongs to: the one in ``PARTS`` with the longest match, else its module."""
+    matches = [(len(start), part) for part, starts in PARTS.items() for start in starts if nodeid.startswith(start)]
+    return max(matches)[1] if matches else nodeid.partition("::")[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what a slow fixture is used by, and put the tests in the order in which their parts start."""
+    order = list(PARTS)
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: order.index(part) if (part := part_of(item.nodeid)) in order else len(order))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Two processes run the tests: one those on ``head``, which mostly wait for processes to start, one all others."""
+    """Gives the processes that run the tests whole parts, in the order of the tests."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Halves(LoadScopeScheduling):
+    class Parts(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            on_head = nodeid.startswith(("tests/cluster", "tests/faults")) and "real_engine" not in nodeid
-            return "head" if on_head else "rest"
+            return part_of(nodeid)
 
-    return Halves(config, log)
+    config.option.loadscopereorder = False  # by default, the part with the most tests would come first
+    return Parts(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.task_files import write_task
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -161,18 +162,11 @@ def free_ports(n: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def write_task(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for split, first, n in (("train", 0, 24), ("validation", 100, 32), ("test", 200, 16)):
-        rows = [{"question": f"What is {first + i} + 1?", "answer": f"{first + i + 1}"} for i in range(n)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-
 def new_head() -> Head:
     """Folder, token and free ports for one; not started."""
     folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))  # short: Ray's sockets lie below, 107 bytes at most
     (folder / "home").mkdir()
-    write_task(folder / "work" / "task")
+    write_task(folder / "work" / "task", sizes=(24, 32, 16))
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(secrets.token_hex(32))
     return Head(folder, dict(zip(PORTS, free_ports(len(PORTS)), strict=True)))

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lipo_e_ray.config import PROFILES, to_dict
+from tests.task_files import ROWS, SPLITS, good_rows, write_rows
 
-SPLITS = ("train", "validation", "test")
-ROWS = 20
 CONFIG = to_dict(PROFILES["demo"])
 Mutate = Callable[[Path, random.Random], object]
 
@@ -29,21 +28,6 @@ class Case:
     name: str
     mutate: Mutate
     names: str
-
-
-def good_rows(split: str) -> list[dict[str, Any]]:
-    first = 100 * SPLITS.index(split)
-    return [{"question": f"What is {first + i} + 1?", "answer": f"{first + i + 1}"} for i in range(ROWS)]
-
-
-def write_rows(path: Path, rows: list[Any]) -> None:
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
-
-
-def write_task(folder: Path) -> None:
-    folder.mkdir()
-    for split in SPLITS:
-        write_rows(folder / f"{split}.jsonl", good_rows(split))
 
 
 # ---- values ----

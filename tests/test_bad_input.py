@@ -11,6 +11,7 @@ from lipo_e_ray.config import PROFILES, TaskConfig, from_dict
 from lipo_e_ray.task.loading import load_task
 from tests import mutations
 from tests.mutations import INSTRUCTIONS, NAMES, RUN_FOLDERS, TASKS, Case
+from tests.task_files import write_task
 
 CLEAR = 600  # letters at most, the paths of pytest included
 
@@ -24,7 +25,7 @@ def _no_run(monkeypatch):
     def started(*_: object, **__: object) -> None:
         raise AssertionError("a run was started on malformed input")
 
-    monkeypatch.setattr("lipo_e_ray.run.ray_session", started)
+    monkeypatch.setattr("lipo_e_ray.job.ray_session", started)
 
 
 def refused(capsys, case: Case, *arguments: str) -> None:
@@ -48,7 +49,7 @@ def numbered(cases: list[Case]) -> list:
 
 def test_there_are_hundreds_of_cases_and_what_they_spoil_is_good(tmp_path):
     assert len(TASKS) + len(INSTRUCTIONS) + len(RUN_FOLDERS) >= 300
-    mutations.write_task(tmp_path / "task")
+    write_task(tmp_path / "task")
     task = load_task(TaskConfig(str(tmp_path / "task")), 0)
     assert (len(task.pool), len(task.validation), len(task.test), task.metric) == (20, 20, 20, "numeric")
     assert from_dict(json.loads(json.dumps(mutations.CONFIG))) == PROFILES["demo"]
@@ -57,7 +58,7 @@ def test_there_are_hundreds_of_cases_and_what_they_spoil_is_good(tmp_path):
 @pytest.mark.parametrize(("number", "case"), numbered(TASKS))
 def test_a_malformed_task(capsys, tmp_path, number, case):
     task = tmp_path / "task"
-    mutations.write_task(task)
+    write_task(task)
     case.mutate(task, random.Random(number))
     refused(capsys, case, "run", "--profile", "demo", "--task", str(task), "--output", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -106,7 +107,7 @@ def test_a_config_that_names_what_is_not_there(capsys, tmp_path, number, case):
 )
 def test_a_megabyte_that_overflows_the_context(capsys, tmp_path, split, key, text):
     task = tmp_path / "task"
-    mutations.write_task(task)
+    write_task(task)
     case = Case("long", mutations.replaced_value(split, key, text), "tokens, expected at most")
     case.mutate(task, random.Random(0))
     refused(capsys, case, "run", "--profile", "demo", "--task", str(task), "--output", str(tmp_path / "run"))

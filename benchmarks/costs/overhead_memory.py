@@ -1,6 +1,6 @@
 """Peak memory of what runs beside the engines: the driver and the BO actor, each in a process of its own.
 
-``bo``: all that ``lipo_e_ray.run`` imports, the MiniLM encoder, a trained latent space, a proposal by two stages and
+``bo``: all that ``lipo_e_ray.job`` imports, the MiniLM encoder, a trained latent space, a proposal by two stages and
 one by InvBO from all prompts. ``driver``: the same imports, a ledger with every outcome of every prompt read, the
 report written. Peaks are the kernel's ``VmHWM`` (Linux), which, unlike ``getrusage``, forgets the parent process.
 """
@@ -145,7 +145,7 @@ def peak_mib() -> float:
 
 
 def main(side: str, size: str, folder: str) -> None:
-    import lipo_e_ray.run  # noqa: F401, for its imports: Ray and all the rest, as in both processes of a run
+    import lipo_e_ray.job  # noqa: F401, for its imports: Ray and all the rest, as in both processes of a run
 
     if side == "driver":
         driver_side(Path(folder))

@@ -91,7 +91,7 @@ def _tune(service: Any, folder: Path) -> tuple[float, float]:
         service,
         bo,
         folder,
-        lambda walk: marks.append((time.perf_counter(), walk.bracket, walk.done)),
+        lambda position: marks.append((time.perf_counter(), position.bracket, position.done)),
     )
     warm = next(at for at, bracket, _ in marks if bracket == 2)
     return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(at for at, _, done in marks if done) - start

@@ -13,7 +13,8 @@ import torch
 from lipo_e_ray.config import VAEConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
-from lipo_e_ray.proposal.two_stage import ExemplarPool, random_prompts
+from lipo_e_ray.proposal.exemplars import ExemplarPool
+from lipo_e_ray.proposal.sources import random_prompts
 from lipo_e_ray.types import Example, Observation, Prompt, digest
 
 Observed = tuple[tuple[Prompt, Observation], ...]
@@ -61,7 +62,7 @@ def latent_space(
 def observations(space: LatentSpace, instructions: tuple[str, ...], pool: tuple[Example, ...], m: int) -> Observed:
     """m random prompts with counts at Hyperband's mixture of fidelities; their error rates follow the latents."""
     rng = np.random.default_rng(0)
-    prompts = random_prompts(instructions, ExemplarPool(pool, 8), m, rng, ())
+    prompts = random_prompts(instructions, ExemplarPool(pool, 8), m, rng, frozenset())
     z = space.encode(prompts)
     slope = torch.from_numpy(rng.standard_normal(z.shape[1])) / z.shape[1] ** 0.5
     rates = torch.sigmoid((z - z.mean(0)) / z.std(0) @ slope).numpy()

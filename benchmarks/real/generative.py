@@ -25,8 +25,8 @@ from lipo_e_ray.config import PROFILES
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.inputs import Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.proposal.two_stage import ExemplarPool
-from lipo_e_ray.report.analysis import Records, Scored, read
+from lipo_e_ray.proposal.exemplars import ExemplarPool
+from lipo_e_ray.report.analysis import Records, ScoredPrompt, read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import Completion, Message, Prompt, Sampling
@@ -123,7 +123,7 @@ async def compare(
     )
 
 
-def before_invbo(records: Records) -> Scored:
+def before_invbo(records: Records) -> ScoredPrompt:
     """The prompt with the least error on all validation examples when InvBO began."""
     return min(
         (s for s in records.scored if s.origin.stage != "invbo" and s.fidelity == records.full_fidelity),

@@ -40,7 +40,7 @@ from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.inputs import vllm_spec
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.search.brackets import hyperband_brackets
-from lipo_e_ray.search.hyperband import Hyperband, Propose
+from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.task.loading import load_task
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.task.task import Task
@@ -193,8 +193,7 @@ def _walk(evaluate: Callable[[Prompt, int], Evaluation], data: Task) -> None:
     from lipo_e_ray.search.replay import run_search
 
     hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=0)
-    assert isinstance(hyperband.actions()[0], Propose)
-    run_search(hyperband, lambda request: candidates(request, data.pool), evaluate, lambda *_: None, lambda *_: None)
+    run_search(hyperband, lambda request: candidates(request, data.pool), evaluate)
 
 
 def _compared(model: ModelConfig) -> list[Proposal]:

@@ -72,4 +72,4 @@ def hbbops(oracle: Oracle, seed: int) -> None:
 
     brackets = passes(oracle.n)
     ladder = {bracket.index: bracket.rungs[0].fidelity for bracket in brackets}
-    run_search(Hyperband(brackets, seed, overlap=0), propose, evaluate, lambda *_: None, lambda _: None)
+    run_search(Hyperband(brackets, seed, overlap=0), propose, evaluate)

@@ -16,10 +16,11 @@ from torch.nn.functional import pad
 from benchmarks.recorded.oracle import Oracle
 from benchmarks.recorded.rivals import B_MIN, ETA, joint_embeddings, passes
 from benchmarks.recorded.tables import OutcomeTable, TableEncoder
-from lipo_e_ray.config import PROFILES, HyperbandConfig, ProposalConfig, RunConfig
+from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.proposer import MIN_OBSERVED, Proposer
+from lipo_e_ray.proposal.sources import Grid
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
 from lipo_e_ray.surrogate.gp import JointPromptGP
@@ -126,24 +127,14 @@ VARIANTS: dict[str, Variant] = {
 def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> None:
     """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(
-        seed=seed,
-        hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA),
-        proposal=ProposalConfig(random_fraction=variant.random),
-    )
+    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA))
     used = RawSpace(table) if variant.raw else space
     proposer = Proposer(
         table.task,
         config,
         dict.fromkeys(table.grid.instructions, "file"),
         lambda: (used, None),
-        table.prompts,
+        {"hyperband": [Grid(table.prompts, variant.random)]},
         variant.make_gp,
     )
-    run_search(
-        Hyperband(passes(oracle.n), seed, overlap=variant.overlap),
-        proposer.propose,
-        oracle.evaluate,
-        lambda *_: None,
-        lambda _: None,
-    )
+    run_search(Hyperband(passes(oracle.n), seed, overlap=variant.overlap), proposer.propose, oracle.evaluate)

@@ -69,7 +69,7 @@ def hyperband_random(oracle: Oracle, seed: int) -> None:
             for i, _ in zip(order, range(request.count), strict=False)
         ]
 
-    run_search(Hyperband(passes(oracle.n), seed, overlap=0), propose, oracle.evaluate, lambda *_: None, lambda _: None)
+    run_search(Hyperband(passes(oracle.n), seed, overlap=0), propose, oracle.evaluate)
 
 
 def tpe(oracle: Oracle, seed: int) -> None:

@@ -62,7 +62,7 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
         ray.get(bo.actor.prepare.remote())
         start = time.time()
         tune_search(
-            Hyperband(brackets, 0, overlap=overlap), service, bo, folder, lambda snapshot: ends.append(time.time())
+            Hyperband(brackets, 0, overlap=overlap), service, bo, folder, lambda position: ends.append(time.time())
         )
         first = min(path.stat().st_mtime for path in folder.glob("first-*"))
         ray.get(service.close.remote())

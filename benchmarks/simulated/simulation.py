@@ -19,12 +19,11 @@ from benchmarks.simulated.virtual_time import run
 from benchmarks.workload import Workload, gsm8k_like
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket, ticks
-from lipo_e_ray.search.hyperband import Evaluate, Hyperband, Propose
-from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.search.hyperband import Evaluate, Hyperband
 from lipo_e_ray.service.dispatch import Dispatcher
 from lipo_e_ray.service.service import EvaluationService
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Completion, Message, Outcome, Prompt, RungResult, Sampling
+from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Request, RungResult, Sampling
 
 IN_FLIGHT = 2  # times ``max_num_seqs``, as in ``run.py``
 
@@ -111,6 +110,9 @@ class LocalPool:
     def sizes(self) -> tuple[int, int]:
         return len(self.engines), len(self.engines)
 
+    def pause(self, paused: bool) -> None:
+        self._dispatcher.pause(paused)
+
     def waiting(self) -> str:
         return ""
 
@@ -128,16 +130,15 @@ def simulate(
 ) -> Job:
     """Walk all ``brackets`` with Ray's shape: rungs side by side, proposals beside them, engines filled by chunks."""
     workload = workload or gsm8k_like(brackets)
-    rungs: list[RungResult] = []
-    walk = Walk(Hyperband(brackets, seed=0, overlap=overlap), rungs.extend)
+    hyperband = Hyperband(brackets, seed=0, overlap=overlap)
 
-    async def main() -> tuple[float, LocalPool]:
+    async def main() -> tuple[float, LocalPool, list[RungResult]]:
         pool = LocalPool(workload, engines, latency, costs.request_s)
         async with _service(pool, workload.task) as service:
-            await _drive(walk, service, workload, costs)
-        return asyncio.get_running_loop().time(), pool
+            rungs = await _drive(hyperband, service, workload, costs)
+        return asyncio.get_running_loop().time(), pool, rungs
 
-    makespan, pool = run(main())
+    makespan, pool, rungs = run(main())
     return _job(brackets, overlap, latency, makespan, pool, rungs)
 
 
@@ -160,23 +161,27 @@ def simulate_one_by_one(
     """
     workload = workload or gsm8k_like(brackets)
     steps: dict[int, list[float]] = defaultdict(list)
-    walk = Walk(Hyperband(brackets, seed=0, overlap=0), lambda results: None)
+    hyperband = Hyperband(brackets, seed=0, overlap=0)
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
+        proposed: set[str] = set()
         async with _service(LocalPool(workload, 1, latency, 0.0), workload.task) as service:
-            while actions := walk.hyperband.actions():
+            while actions := hyperband.actions():
                 action = actions[0]
-                if isinstance(action, Propose):
-                    await asyncio.sleep(sum(propose_s(len(walk.prompts) + i) for i in range(action.count)))  # one each
-                    walk.enter(action.bracket, workload.propose(walk.request(action), workload.task.pool))
+                if isinstance(action, Request):
+                    # One fit for each candidate.
+                    await asyncio.sleep(sum(propose_s(len(proposed) + i) for i in range(action.count)))
+                    prompts = workload.prompts(action)
+                    hyperband.enter(action.bracket, prompts)
+                    proposed |= {prompt.id for prompt in prompts}
                     continue
                 evaluations = []
-                for prompt_id in action.prompt_ids:
+                for prompt in action.prompts:
                     start = loop.time()
-                    evaluations.append(await service.evaluate(walk.prompts[prompt_id], "validation", action.fidelity))
+                    evaluations.append(await service.evaluate(prompt, "validation", action.fidelity))
                     steps[evaluations[-1].new_calls].append(loop.time() - start)
-                walk.observe(action.bracket.index, action.rung, evaluations)
+                hyperband.observe(action.bracket, action.rung, evaluations)
         return loop.time()
 
     return run(main()), [Step(n, n * len(steps[n]), sum(steps[n])) for n in sorted(steps)]
@@ -191,33 +196,36 @@ async def _service(pool: LocalPool, task: Task) -> AsyncIterator[EvaluationServi
         await service.close()
 
 
-async def _drive(walk: Walk, service: EvaluationService, workload: Workload, costs: Costs) -> None:
-    """What searcher, scheduler and trials do."""
-    running: dict[tuple[int, int], asyncio.Task] = {}
+async def _drive(
+    hyperband: Hyperband, service: EvaluationService, workload: Workload, costs: Costs
+) -> list[RungResult]:
+    """What searcher, scheduler and trials do; the results of all rungs, in the order they were complete."""
+    under_way: dict[tuple[int, int | None], asyncio.Task[None]] = {}  # by bracket and rung, None: its proposals
+    rungs: list[RungResult] = []
 
-    async def propose(action: Propose) -> None:
-        request = walk.request(action)
+    async def propose(request: Request) -> None:
         if request.observed:
             await asyncio.sleep(costs.propose_s(len(request.observed)))
-        walk.enter(action.bracket, workload.propose(request, workload.task.pool))
+        hyperband.enter(request.bracket, workload.prompts(request))
 
     async def evaluate(action: Evaluate) -> None:
         await asyncio.sleep(costs.rung_s)
-        prompts = [walk.prompts[prompt_id] for prompt_id in action.prompt_ids]
         evaluations = await asyncio.gather(
-            *(service.evaluate(prompt, "validation", action.fidelity, action.wave) for prompt in prompts)
+            *(service.evaluate(prompt, "validation", action.fidelity, action.wave) for prompt in action.prompts)
         )
-        walk.observe(action.bracket.index, action.rung, evaluations)
+        rungs.extend(hyperband.observe(action.bracket, action.rung, evaluations))
 
-    while actions := walk.hyperband.actions():
+    while actions := hyperband.actions():
         for action in actions:
-            proposes = isinstance(action, Propose)
-            key = (action.bracket.index, -1 if proposes else action.rung)
-            if key not in running:
-                running[key] = asyncio.create_task(propose(action) if proposes else evaluate(action))
-        await asyncio.wait([one for one in running.values() if not one.done()], return_when=asyncio.FIRST_COMPLETED)
-    for one in running.values():
-        one.result()
+            key = (action.bracket, None if isinstance(action, Request) else action.rung)
+            if key not in under_way:
+                doing = propose(action) if isinstance(action, Request) else evaluate(action)
+                under_way[key] = asyncio.create_task(doing)
+        unfinished = [task for task in under_way.values() if not task.done()]
+        await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
+    for task in under_way.values():
+        task.result()
+    return rungs
 
 
 def _job(

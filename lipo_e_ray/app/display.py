@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -14,66 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lipo_e_ray.search.hyperband import Snapshot as Walk
+from lipo_e_ray.progress import Event, Message, Snapshot, Waiting, clock
 
 HEARTBEAT_S = 15.0  # twice as often as promised: a busy machine wakes threads late
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The search at one moment: where the walk stands, and what came in since it last moved.
-
-    ``done``: evaluations of the walk, those of the open rung included; ``rate``: recent evaluations per second;
-    ``calls`` and ``failed``: all sent to the LLM, and those that gave no answer; ``ready`` of ``engines`` work.
-    """
-
-    walk: Walk
-    done: int
-    rate: float
-    calls: int
-    failed: int
-    ready: int
-    engines: int
-
-    @property
-    def position(self) -> str:
-        walk = self.walk
-        more = f" (+{walk.open - 1})" if walk.open > 1 else ""
-        return (
-            f"{walk.stage} | bracket {walk.bracket + 1}/{walk.brackets}{more} | rung {walk.rung + 1}/{walk.rungs} "
-            f"({walk.fidelity} examples)"
-        )
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Remaining planned evaluations over the recent rate; ``None`` while nothing moves."""
-        return max(self.walk.planned - self.done, 0) / self.rate if self.rate > 0 else None
-
-    def __str__(self) -> str:
-        return " | ".join([self.position, *(f"{name} {value}" for name, value in self.facts().items())])
-
-    def facts(self) -> dict[str, str]:
-        """What is shown beside the position, in words."""
-        left, best = self.seconds_left, self.walk.incumbent
-        return {
-            "evaluations": f"{self.done:,}/{self.walk.planned:,}",
-            "speed": f"{self.rate:.1f}/s",
-            "best": f"{best.error:.1%} error on {best.evaluated} examples" if best else "none yet",
-            "calls": f"{self.calls:,} ({self.failed:,} failed)",
-            "engines": f"{self.ready}/{self.engines}",
-            "left": "unknown" if left is None else f"~{clock(left)}",
-        }
-
-
-def clock(seconds: float) -> str:
-    """``m:ss``, or ``h:mm:ss`` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class Display:
-    """Shows ``Snapshot``s and sentences; use it as a context manager. Calls may come from any thread.
+    """Shows a run's events: a ``Listener``, and a context manager. Calls may come from any thread.
 
     Without a terminal it writes a line for every sentence and every change of stage, bracket or rung, and repeats the
     last state when nothing was written for ``heartbeat`` seconds, so that a log never looks dead.
@@ -119,22 +65,18 @@ class Display:
         if self._beats is not None:
             self._beats.join()
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Take the newest state of the search."""
+    def __call__(self, event: Event) -> None:
+        """Show ``event``: a message as a line of its own, the rest in the panel, or a line where the place is new."""
         with self._lock:
-            before, self._snapshot, self._newest = self._snapshot, snapshot, snapshot
-            if self._live is None and (before is None or before.position != snapshot.position):
-                self._write(str(snapshot))
-
-    def wait_for(self, text: str) -> None:
-        """Take what the run waits for; nothing when it is empty."""
-        self._waiting = _one_line(text)
-
-    def say(self, text: str) -> None:
-        """Write one sentence, above the panel where there is one."""
-        with self._lock:
-            self._said = self._newest = _one_line(text)
-            self._write(self._said)
+            if isinstance(event, Message):
+                self._said = self._newest = _one_line(event.text)
+                self._write(self._said)
+            elif isinstance(event, Waiting):
+                self._waiting = _one_line(event.text)
+            else:
+                before, self._snapshot, self._newest = self._snapshot, event, event
+                if self._live is None and (before is None or before.place != event.place):
+                    self._write(str(event))
 
     def _write(self, line: str) -> None:
         self._last_line = self._now()
@@ -157,10 +99,10 @@ class Display:
     def _panel(self) -> Panel:
         grid = Table.grid(padding=(0, 2))
         if (snapshot := self._snapshot) is not None:
-            grid.add_row(Text("search", style="dim"), Text(snapshot.position))
+            grid.add_row(Text("search", style="dim"), Text(snapshot.place))
             grid.add_row(
                 Text("progress", style="dim"),
-                ProgressBar(total=max(snapshot.walk.planned, 1), completed=snapshot.done, width=40),
+                ProgressBar(total=max(snapshot.position.planned, 1), completed=snapshot.evaluations, width=40),
             )
             for name, value in snapshot.facts().items():
                 grid.add_row(Text(name, style="dim"), Text(value, style="bold" if name == "best" else ""))

@@ -73,14 +73,14 @@ class BOSlot:
         self._asked = 0.0
         self._deaths = 0
 
-    def propose(self, request: Callable[[], Request]) -> list[Proposal] | None:
+    def propose(self, request: Request) -> list[Proposal] | None:
         """The answer to ``request``, or ``None`` while there is none: ask the same again. Never blocks.
 
         Raises what the proposer raised, and ``EngineError`` when actor after actor breaks.
         """
         if self._pending is None:
             self.actor = self.actor or self._make_actor()
-            self._pending, self._asked = self.actor.propose.remote(request()), time.monotonic()
+            self._pending, self._asked = self.actor.propose.remote(request), time.monotonic()
         if not ray.wait([self._pending], timeout=0)[0]:
             if time.monotonic() - self._asked > PROPOSAL_TIMEOUT_S:
                 self._broke(f"no answer within {PROPOSAL_TIMEOUT_S:.0f} s")

@@ -10,14 +10,14 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 
 from lipo_e_ray.types import EngineError, LipoError
 
-ANSWER_TIMEOUT_S = 120.0  # of an actor that has nothing long to do; the ledger waits up to 30 s for its file
+ANSWER_TIMEOUT_S = 120.0  # for an actor that answers at once; opening the ledger may take it 30 s
 
 
 def result(reference: Any, what: str = "the evaluation service", timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-    """``ray.get`` of ``what``, which is a sentence's subject.
+    """``ray.get`` with a time-out. ``what`` names the actor or the work in error messages, as their subject.
 
-    Raises this package's own errors as they were raised, without Ray's traceback in their text, and ``EngineError``
-    when there is no answer in time, or its process is gone.
+    Raises this package's own errors as the actor raised them, without Ray's traceback in their text, and
+    ``EngineError`` when no answer comes in time or the actor's process is gone.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
@@ -38,8 +38,11 @@ def result(reference: Any, what: str = "the evaluation service", timeout_s: floa
 
 
 def slow_result(reference: Any, service: ActorHandle, what: str = "an evaluation") -> Any:
-    """``result`` of calls to ``service`` that take as long as engines, their resources and the ledger's disk take: what
-    has a time-out is the service's sign of life."""
+    """``result`` of one call to ``service`` or of a list of them, however long they take.
+
+    Engines may wait for hours for a GPU, and the ledger for its disk, so the calls themselves have no time-out.
+    Instead the service is asked every ``ANSWER_TIMEOUT_S`` whether it still answers; ``EngineError`` when it does not.
+    """
     references = reference if isinstance(reference, list) else [reference]
     while len(ray.wait(references, num_returns=len(references), timeout=ANSWER_TIMEOUT_S)[0]) < len(references):
         result(service.progress.remote(), f"{what}: the evaluation service", ANSWER_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Engines as a pool: creation, growth with the cluster, replacement; and the service as the actor before them."""
+"""The engines of a run as a pool of Ray actors that grows with the cluster, and the service's actor that uses it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Completion, Fingerprints, InputError, Message, Outcome, Prompt, Sampling, Status
 
 CLOSE_TIMEOUT_S = 10.0
-FOLLOW_S = 5.0  # between two looks at the cluster's GPUs; an engine takes longer than this to start
+FOLLOW_S = 5.0  # between two counts of the cluster's GPUs; an engine takes longer than this to start
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class EnginesConfig:
     """``count`` engines, some of which may wait for their resources, so that Ray's autoscaler starts nodes for them.
     ``None``: one for every GPU of the cluster, also for those that join later; without any, a single one on a CPU.
 
-    ``num_gpus`` and ``num_cpus`` are what Ray reserves for each (not a whole CPU: on a machine with an engine per core
-    nothing would be left for the trials); ``in_flight`` is how many examples one engine is
-    given at a time; ``timeout_s`` how long it may take over a request before it counts as hung.
+    ``num_gpus`` and ``num_cpus`` are what Ray reserves for each engine. By default that is less than a CPU: on a
+    machine with an engine per core, whole CPUs would leave nothing for the trials. ``in_flight``: how many examples an
+    engine has at a time. ``timeout_s``: an engine that needs longer for a request counts as hung.
     """
 
     count: int | None = None
@@ -57,7 +57,7 @@ class EnginesConfig:
 
 
 class EnginePool:
-    """The ``Pool`` of engine actors. They are created on the first call; until then none costs anything."""
+    """The ``Pool`` of engine actors. The first call creates them, so a run that sends none starts no engine."""
 
     def __init__(
         self, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], config: EnginesConfig
@@ -111,9 +111,9 @@ class EnginePool:
         if self._following:
             self._following.cancel()
         slots, self._slots = self._slots, []
-        goodbyes = [asyncio.create_task(_quietly(slot.actor.close.remote())) for slot in slots if slot.ready]
-        if goodbyes:
-            await asyncio.wait(goodbyes, timeout=CLOSE_TIMEOUT_S)
+        closing = [asyncio.create_task(_quietly(slot.actor.close.remote())) for slot in slots if slot.ready]
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSE_TIMEOUT_S)
         for slot in slots:
             self._dispatcher.remove(slot.number)
             slot.starting.cancel()
@@ -121,8 +121,8 @@ class EnginePool:
 
     async def _send(
         self, prompt_id: str | None, n: int, wave: int, avoid: int | None, call: Callable[[ActorHandle], Any]
-    ) -> tuple[int, list | str]:
-        """The engine's number and its answer, or in one line why there is none."""
+    ) -> tuple[int, list[Any] | str]:
+        """The engine's number and its answer, or one line that says why there is none."""
         if not self._slots:
             self._create()
         async with self._dispatcher.turn(prompt_id, n, wave, avoid) as number:
@@ -140,9 +140,10 @@ class EnginePool:
 
     def _create(self) -> None:
         config = self._config
-        gpus = _places(config.num_gpus)
+        gpus = _capacity(config.num_gpus)
         num_gpus = 0 if config.count is None and not gpus else config.num_gpus
-        # Ray hides no GPU from an actor that reserves none. Only here: what the service hides, its engines inherit.
+        # Ray hides no GPU from an actor that reserves none, so they are hidden here. Hiding them from the service would
+        # hide them from all its engines, which inherit its environment.
         environment = {} if num_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         actor = ray.remote(EngineActor).options(
             num_gpus=num_gpus, num_cpus=config.num_cpus, runtime_env={"env_vars": environment}
@@ -153,10 +154,10 @@ class EnginePool:
             self._following = asyncio.create_task(self._follow(make_actor))
 
     async def _follow(self, make_actor: Callable[[], ActorHandle]) -> None:
-        """Give every GPU that joins an engine; one whose GPU went waits in Ray's queue for another."""
+        """Start an engine for every GPU that joins. An engine whose GPU has left waits in Ray's queue for another."""
         while True:
             await asyncio.sleep(FOLLOW_S)
-            self._grow(await asyncio.to_thread(_places, self._config.num_gpus), make_actor)
+            self._grow(await asyncio.to_thread(_capacity, self._config.num_gpus), make_actor)
 
     def _grow(self, count: int, make_actor: Callable[[], ActorHandle]) -> None:
         self._slots += [
@@ -173,8 +174,8 @@ class EnginePool:
             self._dispatcher.abandon(slot.lost)
 
 
-def _places(num_gpus: float) -> int:
-    """Engines of ``num_gpus`` that the GPUs of the cluster hold: a GPU's shares are its own, a node's GPUs too."""
+def _capacity(num_gpus: float) -> int:
+    """How many engines of ``num_gpus`` fit on the cluster: a share never spans two GPUs, nor an engine two nodes."""
     if not num_gpus:
         return 0
     gpus = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -184,7 +185,10 @@ def _places(num_gpus: float) -> int:
 def start_service(
     ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], engines: EnginesConfig
 ) -> ActorHandle:
-    """The ``EvaluationService`` as an actor on this node, where the run folder is. Raises ``InputError`` (ledger)."""
+    """Start the ``EvaluationService`` as an actor on this node, where the run folder is.
+
+    Raises ``InputError`` when the ledger cannot be used.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     service = (
         ray.remote(EvaluationService)
@@ -196,7 +200,7 @@ def start_service(
 
 
 async def _quietly(reference: Any) -> None:
-    """Wait for an engine's goodbye; one that cannot say it is killed all the same."""
+    """Wait for an engine to close, and ignore that it is dead: it is killed afterwards anyway."""
     try:
         await reference
     except RayError:

@@ -1,4 +1,4 @@
-"""Every use of Ray 2.60 beyond its public interface, in this one file: what to look at first when Ray is upgraded."""
+"""All uses of Ray 2.60 beyond its public interface. Check them first when Ray is upgraded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
-# An empty request to each is refused without a valid token and otherwise answered within milliseconds.
-# `ray.init` itself takes 20 to 30 s over a wrong token, prints a line per second and ends in "timeout".
+# gRPC methods that answer an empty request within milliseconds, and refuse one without a valid token. Given a wrong
+# token, `ray.init` takes 20 to 30 s instead, prints a line per second and ends in "timeout".
 GCS_METHOD, CLIENT_METHOD = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
 
 
@@ -26,7 +26,7 @@ def read_auth_mode() -> None:
 
 
 def forget_token() -> None:
-    """Let Ray read its token again: it keeps what it read of an earlier one."""
+    """Let Ray read its token again: it caches the one it has read."""
     AuthenticationTokenLoader.instance().reset_cache()
 
 
@@ -34,7 +34,7 @@ def forget_token() -> None:
 def on_loopback() -> Iterator[None]:
     """A Ray that starts in the block listens on 127.0.0.1 only, as it does by default on macOS and Windows.
 
-    Asked for that address (``_node_ip_address``), Ray 2.60 takes the machine's own instead and listens everywhere.
+    ``_node_ip_address`` cannot do this: given 127.0.0.1, Ray 2.60 uses the machine's address and listens on all.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -60,9 +60,9 @@ def ask(address: str, method: str, timeout_s: float) -> None:
 
 
 def keep_idle_actors(tune_controller: TuneController, trial: Trial, count: int) -> None:
-    """Let Tune keep ``count`` actors like ``trial``'s that no trial holds, for the next trial.
+    """Let Tune keep ``count`` idle actors like ``trial``'s for the next trial.
 
-    There is no setting for it. By default it ends them, and a new process costs about a second.
+    There is no public setting for it. By default Tune ends idle actors, and a new process costs about a second.
     """
     cache = tune_controller._tune_controller._actor_cache
     cache.increase_max(trial.placement_group_factory, count)

@@ -20,8 +20,7 @@ from lipo_e_ray.distributed.calls import slow_result
 from lipo_e_ray.distributed.scheduler import TRIAL_CPUS, BracketScheduler
 from lipo_e_ray.distributed.searcher import ProposalSearcher
 from lipo_e_ray.distributed.trainable import BracketTrial
-from lipo_e_ray.search.hyperband import Hyperband, Snapshot
-from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.search.hyperband import Hyperband, Position
 from lipo_e_ray.types import RungResult
 
 TRIAL_DEATHS = 3  # of one trial's processes, after which it is started again
@@ -53,7 +52,7 @@ def tune_search(
     service: ActorHandle,
     bo: BOSlot,
     storage: Path,
-    on_event: Callable[[Snapshot], object] = lambda snapshot: None,
+    on_event: Callable[[Position], object] = lambda position: None,
     on_start: Callable[[Callable[[], str]], object] = lambda waiting: None,
 ) -> None:
     """Walk ``hyperband`` to its end; all that it waits for at a time is evaluated side by side.
@@ -66,12 +65,11 @@ def tune_search(
     """
 
     def on_rung(results: list[RungResult]) -> None:
-        slow_result([service.record_rung.remote(one) for one in results], service, "the record of a rung")
-        on_event(hyperband.snapshot())
+        slow_result([service.record_rung.remote(result) for result in results], service, "the record of a rung")
+        on_event(hyperband.position())
 
-    walk = Walk(hyperband, on_rung)
-    searcher = ProposalSearcher(walk, bo, lambda: on_event(hyperband.snapshot()))
-    scheduler = BracketScheduler(walk)
+    scheduler = BracketScheduler(hyperband, on_rung)
+    searcher = ProposalSearcher(hyperband, bo, lambda: scheduler.failed, lambda: on_event(hyperband.position()))
     on_start(lambda: "; ".join(filter(None, (bo.waiting(), scheduler.waiting()))))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:
@@ -95,8 +93,8 @@ def tune_search(
             ),
         )
         tuner.fit()
-    if walk.failed:
-        raise walk.failed
+    if scheduler.failed:
+        raise scheduler.failed
 
 
 class _Silent(TrialProgressCallback):

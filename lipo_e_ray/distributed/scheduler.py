@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
@@ -11,9 +12,8 @@ from ray.tune.schedulers import TrialScheduler
 from lipo_e_ray.distributed.calls import cause_of, reason_of
 from lipo_e_ray.distributed.ray_private import keep_idle_actors
 from lipo_e_ray.distributed.searcher import trial_config
-from lipo_e_ray.search.hyperband import Evaluate
-from lipo_e_ray.search.replay import Walk
-from lipo_e_ray.types import EngineError
+from lipo_e_ray.search.hyperband import Evaluate, Hyperband
+from lipo_e_ray.types import EngineError, RungResult
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -23,11 +23,16 @@ ACTORS_KEPT = 16  # trial processes, once started: about as many brackets as are
 
 
 class BracketScheduler(TrialScheduler):
-    """A trial is paused after each rung, then resumed with the prompts that went up, or stopped when none did."""
+    """A trial is paused after each rung, then resumed with the prompts that went up, or stopped when none did.
 
-    def __init__(self, walk: Walk) -> None:
+    ``on_rung`` is called with what came of each complete rung. ``failed`` says why the search cannot go on.
+    """
+
+    def __init__(self, hyperband: Hyperband, on_rung: Callable[[list[RungResult]], object]) -> None:
         super().__init__()
-        self._walk = walk
+        self.failed: Exception | None = None
+        self._hyperband = hyperband
+        self._on_rung = on_rung
         self._trials: dict[int, Trial] = {}  # by bracket, those that go on
         self._over: list[Trial] = []  # paused for good, to be stopped
         self._actors_kept = False
@@ -43,12 +48,11 @@ class BracketScheduler(TrialScheduler):
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the walk; pause the trial without a checkpoint, or stop it when its bracket is over."""
         if error := result.get("error"):
-            self._walk.failed = error
+            self.failed = error
             return TrialScheduler.STOP
         bracket = trial.config["bracket"]
-        self._walk.observe(bracket, trial.config["rung"], result["evaluations"])
-        actions = self._walk.hyperband.actions()
-        if not actions:
+        self._on_rung(self._hyperband.observe(bracket, trial.config["rung"], result["evaluations"]))
+        if not self._hyperband.actions():
             self._stop_over(tune_controller)
             return TrialScheduler.STOP
         if bracket not in self._rungs():
@@ -65,7 +69,7 @@ class BracketScheduler(TrialScheduler):
         for bracket, action in self._rungs().items():
             trial = self._trials.get(bracket)
             if trial is not None and trial.status == Trial.PAUSED:
-                trial.set_config(trial_config(self._walk, action))
+                trial.set_config(trial_config(action))
                 return trial
         return None
 
@@ -78,9 +82,7 @@ class BracketScheduler(TrialScheduler):
         )
 
     def _rungs(self) -> dict[int, Evaluate]:
-        return {
-            action.bracket.index: action for action in self._walk.hyperband.actions() if isinstance(action, Evaluate)
-        }
+        return {action.bracket: action for action in self._hyperband.actions() if isinstance(action, Evaluate)}
 
     def _stop_over(self, tune_controller: TuneController) -> None:
         over, self._over = self._over, []
@@ -92,7 +94,7 @@ class BracketScheduler(TrialScheduler):
         for what was paid. The run ends when that does not help."""
         if not trial.should_recover():
             error = cause_of(trial.get_pickled_error())
-            self._walk.failed = (
+            self.failed = (
                 error
                 if not isinstance(error, RayError)
                 else EngineError(
@@ -112,4 +114,4 @@ class BracketScheduler(TrialScheduler):
         return {}
 
     def debug_string(self) -> str:
-        return f"BracketScheduler at {self._walk.hyperband.snapshot()}"
+        return f"BracketScheduler at {self._hyperband.position()}"

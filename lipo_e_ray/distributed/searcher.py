@@ -8,28 +8,33 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from lipo_e_ray.distributed.bo_actor import BOSlot
-from lipo_e_ray.search.hyperband import Evaluate, Propose
-from lipo_e_ray.search.replay import Walk
+from lipo_e_ray.search.hyperband import Evaluate, Hyperband
+from lipo_e_ray.types import Request
 
 
-def trial_config(walk: Walk, action: Evaluate) -> dict[str, Any]:
-    """What a trial needs for one rung, see ``BracketTrial``."""
-    return {
-        "bracket": action.bracket.index,
-        "rung": action.rung,
-        "fidelity": action.fidelity,
-        "wave": action.wave,
-        "prompts": [walk.prompts[prompt_id] for prompt_id in action.prompt_ids],
-    }
+def trial_config(action: Evaluate) -> dict[str, Any]:
+    """What a trial needs for one rung, see ``BracketTrial``: the fields of the action."""
+    return vars(action) | {"prompts": list(action.prompts)}
 
 
 class ProposalSearcher(Searcher):
-    """Asks the BO actor for the next bracket's prompts while others run, and hands a bracket out once it has them."""
+    """Asks the BO actor for the next bracket's prompts while others run, and hands a bracket out once it has them.
 
-    def __init__(self, walk: Walk, bo: BOSlot, on_proposals: Callable[[], object]) -> None:
+    ``failure`` says why the search cannot go on, ``None`` as long as it can; ``on_proposals`` is called when proposals
+    have come.
+    """
+
+    def __init__(
+        self,
+        hyperband: Hyperband,
+        bo: BOSlot,
+        failure: Callable[[], Exception | None],
+        on_proposals: Callable[[], object],
+    ) -> None:
         super().__init__()
-        self._walk = walk
+        self._hyperband = hyperband
         self._bo = bo
+        self._failure = failure
         self._on_proposals = on_proposals
         self._started: set[int] = set()
 
@@ -38,23 +43,22 @@ class ProposalSearcher(Searcher):
 
         Raises what the BO actor or a trial raised: from here, unlike from elsewhere, it ends Tune's loop.
         """
-        if self._walk.failed:
-            raise self._walk.failed
-        hyperband = self._walk.hyperband
-        if (actions := hyperband.actions()) and isinstance(actions[0], Propose):
+        if failure := self._failure():
+            raise failure
+        if (actions := self._hyperband.actions()) and isinstance(actions[0], Request):
             self._take_proposals(actions[0])
-        if not (actions := hyperband.actions()):
+        if not (actions := self._hyperband.actions()):
             return Searcher.FINISHED
         for action in actions:
-            if isinstance(action, Evaluate) and action.bracket.index not in self._started:
-                self._started.add(action.bracket.index)
-                return trial_config(self._walk, action)
+            if isinstance(action, Evaluate) and action.bracket not in self._started:
+                self._started.add(action.bracket)
+                return trial_config(action)
         return None
 
-    def _take_proposals(self, action: Propose) -> None:
-        proposals = self._bo.propose(lambda: self._walk.request(action))
+    def _take_proposals(self, request: Request) -> None:
+        proposals = self._bo.propose(request)
         if proposals is not None:
-            self._walk.enter(action.bracket, proposals)
+            self._hyperband.enter(request.bracket, [proposal.prompt for proposal in proposals])
             self._on_proposals()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:

@@ -1,4 +1,4 @@
-"""The Ray cluster a command runs on, and the signals that end it."""
+"""Which Ray a command runs on, and how signals end the command."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 def choose_address(address: str | None) -> str:
-    """What the user asked for, else ``RAY_ADDRESS``, else ``local``; ``auto`` stands for ``RAY_ADDRESS`` where set.
+    """``address`` where given, else ``RAY_ADDRESS``, else ``local``. ``auto`` means ``RAY_ADDRESS`` where that is set.
 
-    Raises ``InputError`` for what is neither ``local``, ``auto``, ``host:port`` nor ``ray://host:port``.
+    Raises ``InputError`` for an address that is neither ``local``, ``auto``, ``host:port`` nor ``ray://host:port``.
     """
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     if chosen == "auto":
@@ -42,12 +42,13 @@ def choose_address(address: str | None) -> str:
 
 @contextlib.contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """The cluster this process is connected to, else the one at ``address`` (see ``choose_address``).
+    """Connect to the Ray at ``address`` (see ``choose_address``) for the block; keep a connection that exists already.
 
-    ``local`` is a private Ray on this machine: no dashboard, listens on 127.0.0.1 only, asks for a token (file mode
-    0600; the package turned token mode on when it was imported), ends with the block. Raises ``InputError`` when there
-    is no cluster at the address, when it refuses the token, when others can read the token's file, or for ``ray://``
-    (see ``remote``).
+    ``local`` starts a private Ray on this machine, which ends with the block. It has no dashboard, listens on 127.0.0.1
+    only and asks for a token, whose file has mode 0600 (importing the package turned token mode on).
+
+    Raises ``InputError`` when no Ray answers at the address, when it refuses the token, when others can read the
+    token's file, and for ``ray://`` (see ``app/remote.py``).
     """
     if ray.is_initialized():
         yield
@@ -60,7 +61,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         )
     with _private_token() if address == "local" else contextlib.nullcontext():
         if address == "local":
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy one
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy machine
             with _sigterm_kept(), ray_private.on_loopback():
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         else:
@@ -73,7 +74,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _private_token() -> Iterator[None]:
-    """A token of its own for one Ray, unless the user has one; Ray keeps what it read of an earlier one."""
+    """A new token for the block, unless the user has one. Ray caches the token it has read, so that is cleared."""
     ray_private.read_auth_mode()
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         _check_token_file()
@@ -93,7 +94,7 @@ def _private_token() -> Iterator[None]:
 
 
 def _check_token_file() -> None:
-    """Raises ``InputError`` where others can read the user's token: `ray get-auth-token` leaves that to the umask."""
+    """Raises ``InputError`` where others can read the user's token file: `ray get-auth-token` obeys the umask only."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if "RAY_AUTH_TOKEN" not in os.environ and path.is_file() and (mode := path.stat().st_mode & 0o777) & 0o077:
         raise InputError(
@@ -102,7 +103,7 @@ def _check_token_file() -> None:
 
 
 def check_address(address: str | None) -> str:
-    """The address as ``choose_address`` gives it, ``auto`` found. Raises ``InputError`` where no Ray takes us."""
+    """``choose_address``, with ``auto`` replaced by the Ray found. Raises ``InputError`` where no Ray accepts us."""
     chosen = choose_address(address)
     if chosen == "auto":
         try:
@@ -133,7 +134,7 @@ def _join(address: str) -> None:
 
 @contextlib.contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` puts a handler of its own in place, with which SIGTERM ends the process on the spot."""
+    """Restore the SIGTERM handler after the block: `ray.init` installs one that ends the process at once."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():
@@ -141,9 +142,9 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def check_answers(address: str) -> None:
-    """Ask ``host:port`` or ``ray://host:port`` whether it is a Ray that takes our token.
+    """Ask ``host:port`` or ``ray://host:port`` whether it is a Ray that accepts our token.
 
-    Raises ``InputError`` where nothing answers, something else does, or the token is missing or wrong.
+    Raises ``InputError`` where nothing answers, something other than Ray answers, or the token is missing or wrong.
     """
     method = ray_private.CLIENT_METHOD if address.startswith(CLIENT) else ray_private.GCS_METHOD
     try:
@@ -172,7 +173,7 @@ def check_answers(address: str) -> None:
 def signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGINT raise ``KeyboardInterrupt`` in the block, even where a shell had them ignored.
 
-    ``ray job stop`` and schedulers send SIGTERM, and SIGKILL soon after: use the time to say how to go on.
+    ``ray job stop`` and schedulers send SIGTERM and soon after SIGKILL; in between the command says how to resume.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """One engine as a Ray actor, and its slot: start, failure and replacement.
 
-One way heals every break: an engine that raises, hangs or dies is killed and a new actor takes its place. Ray's own
-restarts are off: they know nothing of hung engines, and lose the reason, which belongs in the ledger's ``failures``.
+An engine that raises, hangs or dies is always handled alike: its actor is killed and a new one takes its place. Ray's
+own restarts are off: they do not notice hung engines, and they lose the reason, which the ledger records as a failure.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Completion, EngineError, Fingerprints, InputError, Message, Outcome, Prompt, Sampling
 
 START_ATTEMPTS = 4
-START_BACKOFF_S = 2.0  # doubles: a neighbour's or a predecessor's memory may still be on its way back
-MAX_DEATHS = 5  # of one engine, without an answer in between: then it is given up
-START_TIMEOUT_S = 3600.0  # once it has a process: a large model may have to be downloaded
+START_BACKOFF_S = 2.0  # doubles each time: a process that has just ended may not have given back its memory yet
+MAX_DEATHS = 5  # an engine that broke so often without an answer in between is given up
+START_TIMEOUT_S = 3600.0  # from the start of its process; a large model may have to be downloaded
 
 
 class EngineActor:
-    """Any ``Engine`` in a process of its own; it holds the task, so that work arrives as example ids."""
+    """Any ``Engine`` in a process of its own. It has the task, so requests name examples by id."""
 
     def __init__(self, make_engine: Callable[[], Engine], task: Task) -> None:
         self._make_engine = make_engine
         self._examples = {example.id: example for example in (*task.validation, *task.test)}
-        self._engine: Engine | None = None
+        self._built: Engine | None = None
 
     async def ready(self) -> Fingerprints:
-        """Build the engine, here and not in the constructor: there Ray would lose the type of an error."""
-        if self._engine is None:
-            self._engine = self._make_engine()
-        return self._engine.fingerprints
+        """Build the engine. Not in the constructor: Ray loses the type of an error that is raised there."""
+        if self._built is None:
+            self._built = self._make_engine()
+        return self._built.fingerprints
 
     async def evaluate(self, prompt: Prompt, example_ids: Sequence[str]) -> list[Outcome]:
         """See ``Engine.evaluate``."""
@@ -51,14 +51,21 @@ class EngineActor:
 
     async def close(self) -> None:
         """See ``Engine.close``."""
-        if self._engine is not None:
-            await self._engine.close()
+        if self._built is not None:
+            await self._built.close()
+
+    @property
+    def _engine(self) -> Engine:
+        if self._built is None:
+            raise RuntimeError("expected a call of ready() before the first request, got none")
+        return self._built
 
 
 class EngineSlot:
-    """One engine's place: its present actor, and whether there is still hope for it.
+    """One engine of the pool: its current actor, which is replaced when it breaks, until the engine is given up.
 
-    ``changed`` is called with the slot whenever it has become ready, has broken, or is given up.
+    ``changed`` is called with the slot whenever its engine has become ready, has broken, or is given up; ``lost`` says
+    why it was given up.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class EngineSlot:
         changed: Callable[[EngineSlot], None],
     ) -> None:
         self.number = number
-        self.lost: Exception | None = None
+        self.lost: BaseException | None = None
         self.actor: ActorHandle | None = None
         self._make_actor = make_actor
         self._expected = expected
@@ -84,18 +91,18 @@ class EngineSlot:
         return self.starting.done() and self.actor is not None and self.lost is None
 
     def waiting(self, resources: str) -> str:
-        """In words, what it waits for before it can be sent requests; ``resources``: what Ray reserves for it."""
+        """What the engine waits for, in words; empty when it is ready. ``resources``: what Ray reserves for it."""
         if self.ready or self.lost:
             return ""
         what = "its model" if self._placed else resources
         return f"engine {self.number} waits for {what}, for {time.monotonic() - self._since:.0f} s"
 
     def answered(self) -> None:
-        """A request came back: the engine works."""
+        """Note that a request was answered: the engine works."""
         self._deaths = 0
 
     def broke(self, actor: ActorHandle, reason: str) -> None:
-        """A request to ``actor`` failed; the first one of several replaces it."""
+        """Replace ``actor``, to which a request failed. Further requests that fail with it change nothing."""
         if actor is not self.actor:
             return
         self.kill()
@@ -122,7 +129,7 @@ class EngineSlot:
 
     def _started(self, starting: asyncio.Task[None]) -> None:
         if not starting.cancelled():
-            self.lost = self.lost or starting.exception()  # what nobody expected of a start
+            self.lost = self.lost or starting.exception()  # an error that ``_start`` does not handle
             self._changed(self)
 
     async def _start(self) -> None:

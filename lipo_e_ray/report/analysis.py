@@ -1,7 +1,7 @@
-"""What a run found, as plain numbers read from its ledger alone: ranks, parts, intervals, calibration, test result.
+"""What a run found, as plain numbers from its ledger: ranks, parts of the method, calibration, test result.
 
-A score is only ever compared with scores of the same fidelity; the incumbent comes from the highest one (the HbBoPs
-ablation, ICML 2025). Intervals hold 95%.
+Scores are compared only with scores of the same fidelity; the best prompt is chosen at the highest fidelity (as in the
+ablation of HbBoPs, ICML 2025). Intervals are 95% intervals.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from functools import cached_property
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.report.statistics import Z95, Paired, Rate
 from lipo_e_ray.store.ledger import Failure, Ledger
-from lipo_e_ray.types import Fingerprints, Observation, Origin, Prompt, Proposal, RungResult, Stage, Status
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.task.rendering import render
+from lipo_e_ray.types import Fingerprints, Message, Observation, Origin, Prompt, Proposal, RungResult, Stage, Status
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A prompt with the counts of the highest fidelity it reached; ``test`` where the test split was answered."""
+class ScoredPrompt:
+    """A prompt with its counts at the highest fidelity it reached. ``test``: ``None`` where it was not tested."""
 
     prompt: Prompt
     origin: Origin
     fidelity: int
     observation: Observation
     test: Rate | None
+
+    def messages(self, question: str) -> list[Message]:
+        """The chat that asks ``question`` with this prompt."""
+        return render(self.prompt, question)
 
     @property
     def accuracy(self) -> Rate:
@@ -35,7 +41,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Usage:
-    """All-time cost of the run. ``unparseable``: answers of ``answers`` that held no answer (they count as wrong)."""
+    """What the run has cost so far. ``unparseable`` of the ``answers`` could not be read; they count as wrong."""
 
     calls: int
     tokens: dict[str, int]
@@ -50,9 +56,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Records:
-    """One reading of a ledger; every table below is a function of it."""
+    """The content of a ledger at one moment; every table below is a function of it."""
 
-    scored: tuple[Scored, ...]  # in the order of their first result
+    scored: tuple[ScoredPrompt, ...]  # in the order of their first result
     rungs: tuple[RungResult, ...]
     proposals: tuple[Proposal, ...]
     answered: dict[str, int]  # prompt id -> validation answers paid for it
@@ -67,18 +73,18 @@ class Records:
         return max((s.fidelity for s in self.scored), default=0)
 
     @cached_property
-    def best(self) -> Scored | None:
-        """The incumbent: fewest errors at the highest fidelity; of equals the tested one, then the first proposed."""
+    def best(self) -> ScoredPrompt | None:
+        """The prompt with fewest errors at the highest fidelity; of equals a tested one, then the first proposed."""
         return _least_error(self, lambda _: True)
 
     @cached_property
-    def baseline(self) -> Scored | None:
+    def baseline(self) -> ScoredPrompt | None:
         """The best shipped instruction without exemplars, at the highest fidelity."""
         return _least_error(self, lambda s: s.origin.stage == "seeds")
 
     @cached_property
     def paired(self) -> Paired | None:
-        """Best against baseline on the test questions both answered."""
+        """Best against baseline, on the test questions that both were asked."""
         if not (self.best and self.baseline and self.best.test and self.baseline.test):
             return None
         best, base = self.tests[self.best.prompt.id], self.tests[self.baseline.prompt.id]
@@ -87,17 +93,17 @@ class Records:
         return Paired(*counts) if pairs else None
 
 
-def _least_error(records: Records, belongs: Callable[[Scored], bool]) -> Scored | None:
+def _least_error(records: Records, belongs: Callable[[ScoredPrompt], bool]) -> ScoredPrompt | None:
     full = [s for s in records.scored if s.fidelity == records.full_fidelity and belongs(s)]
     return min(full, key=lambda s: (s.observation.errors, s.test is None), default=None)
 
 
 def read(ledger: Ledger) -> Records:
-    """Everything the tables need. A result with calls that failed for good has no comparable count: it is left out."""
+    """Read all that the tables need. Results with failed calls are left out: their counts are not comparable."""
     rungs = tuple(r for r in ledger.rungs() if r.observation.evaluated == r.fidelity)
     proposals = tuple(proposal for _, proposal in ledger.proposals())
     first: dict[str, Proposal] = {}
-    for proposal in proposals:  # by bracket and position: rungs come as they were answered, which differs between runs
+    for proposal in proposals:  # in order of bracket and position, for the order of rungs differs between runs
         first.setdefault(proposal.prompt.id, proposal)
     top: dict[str, RungResult] = {}
     for r in rungs:
@@ -106,7 +112,7 @@ def read(ledger: Ledger) -> Records:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
     scored = tuple(
-        Scored(
+        ScoredPrompt(
             proposal.prompt,
             proposal.origin,
             top[key].fidelity,
@@ -129,8 +135,14 @@ def read(ledger: Ledger) -> Records:
     )
 
 
+def read_folder(folder: RunFolder) -> Records:
+    """``read`` of the ledger in a run folder. Raises ``InputError`` where there is none."""
+    with Ledger(folder.ledger_file) as ledger:
+        return read(ledger)
+
+
 def best_over_calls(records: Records) -> list[RungResult]:
-    """The results at the highest fidelity that each beat all before them; their ``calls`` never fall."""
+    """The results at the highest fidelity that were better than all before them, in the order of ``calls``."""
     steps: list[RungResult] = []
     for r in sorted((r for r in records.rungs if r.fidelity == records.full_fidelity), key=lambda r: r.calls):
         if not steps or r.observation.error < steps[-1].observation.error:
@@ -138,7 +150,7 @@ def best_over_calls(records: Records) -> list[RungResult]:
     return steps
 
 
-def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, Scored]]:
+def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, ScoredPrompt]]:
     """(rank, prompt), highest fidelity first, then least error. Only the highest fidelity's prompts have a rank."""
     order = sorted(records.scored, key=lambda s: (-s.fidelity, s.observation.error))[:count]
     return [(rank if s.fidelity == records.full_fidelity else None, s) for rank, s in enumerate(order, start=1)]
@@ -146,13 +158,13 @@ def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, Sco
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the method gave. ``best`` is ``None`` when none of its prompts reached the full fidelity."""
+    """What one part of the method found. ``best`` is ``None`` when none of its prompts reached the full fidelity."""
 
     name: str
     prompts: int
     finished: int  # prompts that reached the full fidelity
     calls: int
-    best: Scored | None
+    best: ScoredPrompt | None
 
 
 _PARTS: dict[str, Callable[[Origin], bool]] = {
@@ -165,7 +177,7 @@ _PARTS: dict[str, Callable[[Origin], bool]] = {
 
 
 def parts(records: Records) -> list[Part]:
-    """One row per part of the method; the last row is a subset of the one before it."""
+    """One ``Part`` per part of the method; the last one is a subset of the one before it."""
     origins = {p.prompt.id: p.origin for p in reversed(records.proposals)}
     table = []
     for name, belongs in _PARTS.items():
@@ -184,7 +196,7 @@ def parts(records: Records) -> list[Part]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The surrogate's prediction for a proposal beside its first result, which no selection has touched yet."""
+    """The surrogate's prediction for a proposal, and its first result, which is the only one without selection bias."""
 
     origin: Origin
     mean: float
@@ -205,7 +217,7 @@ class Prediction:
 
 
 def predictions(records: Records) -> list[Prediction]:
-    """One per proposal that came with a ``mean`` and a ``std`` and has a result in its own bracket."""
+    """One per proposal with a predicted ``mean`` and ``std`` and a result in its own bracket."""
     first: dict[tuple[int, str], Observation] = {}
     for r in records.rungs:
         first.setdefault((r.bracket, r.observation.prompt_id), r.observation)
@@ -232,9 +244,9 @@ def stage_spans(records: Records) -> list[tuple[Stage, int, int]]:
 
 @dataclass(frozen=True)
 class NewInstruction:
-    """An instruction InvBO wrote. ``novel``: no input holds the text, whatever its case and spacing."""
+    """An instruction InvBO wrote. ``novel``: no input has the same text, case and spacing ignored."""
 
-    best: Scored  # of the prompts with this instruction, the one with the highest fidelity and least error
+    best: ScoredPrompt  # the prompt with this instruction that has the highest fidelity, then the least error
     prompts: int
     novel: bool
 
@@ -242,7 +254,7 @@ class NewInstruction:
 def new_instructions(records: Records, inputs: Collection[str] = SEED_INSTRUCTIONS) -> list[NewInstruction]:
     """Every instruction text of source ``invbo`` that was evaluated, the best first.
 
-    ``inputs``: instructions the run was given, beside all that other sources proposed.
+    ``inputs``: the instructions the run was given; those that other sources proposed count as inputs as well.
     """
 
     def plain(text: str) -> str:
@@ -250,7 +262,7 @@ def new_instructions(records: Records, inputs: Collection[str] = SEED_INSTRUCTIO
 
     known = {plain(text) for text in inputs}
     known |= {plain(p.prompt.instruction) for p in records.proposals if p.origin.source != "invbo"}
-    groups: dict[str, list[Scored]] = {}
+    groups: dict[str, list[ScoredPrompt]] = {}
     for _, s in top_prompts(records, len(records.scored)):
         if s.origin.source == "invbo":
             groups.setdefault(s.prompt.instruction, []).append(s)

@@ -1,7 +1,7 @@
 """``report.html``, ``best_prompt.json`` and the final line, from a run folder's ledger.
 
-The page needs no script and loads nothing: styles are inline, plots are data URIs, and a content security policy
-forbids the rest, so that a text a model wrote can only ever be read. All text goes through ``_tag``, which escapes it.
+The page has no script and loads nothing: styles are inline, plots are data URIs. A content security policy forbids all
+else, and ``_tag`` escapes all text, so that nothing a model wrote can act in the reader's browser.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 
 from lipo_e_ray.config import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.report.analysis import Records, Scored, new_instructions, parts, read, top_prompts
+from lipo_e_ray.report.analysis import Records, ScoredPrompt, new_instructions, parts, read_folder, top_prompts
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw
 from lipo_e_ray.report.statistics import Rate
-from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import LipoError
@@ -51,7 +50,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class _Html(str):
-    """Markup made by ``_tag``; any other ``str`` is text and gets escaped."""
+    """Markup made by ``_tag``. Any other ``str`` is text, which ``_tag`` escapes."""
 
 
 def _tag(name: str, *content: str, **attributes: str) -> _Html:
@@ -61,7 +60,7 @@ def _tag(name: str, *content: str, **attributes: str) -> _Html:
 
 
 def _escape(text: str) -> str:
-    """Control characters become visible: a page must show what the prompt holds, not act on it."""
+    """Escape markup, and write control characters as ``\\uXXXX``, so that the reader sees them."""
     return html.escape("".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text))
 
 
@@ -69,8 +68,7 @@ def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run folder and return its path. Raises ``InputError`` where there is no run."""
     folder = RunFolder(Path(run_dir))
     config = folder.load_config()
-    with Ledger(folder.ledger_file) as ledger:
-        records = read(ledger)
+    records = read_folder(folder)
     pictures = [_tag("img", src=p.uri, alt=p.title) for p in draw(records, folder.latent_folder)]
     title = f"LIPO-E: {Path(config.task.name).name} with {Path(config.model.name).name}"
     body = [
@@ -96,7 +94,7 @@ def write_report(run_dir: Path) -> Path:
         _tag("style", _Html(_STYLE)),
     ]
     page = "<!doctype html>\n" + _tag("html", _tag("head", *head), _tag("body", *body), lang="en") + "\n"
-    path = folder.path / "report.html"
+    path = folder.report_file
     draft = path.with_suffix(".tmp")
     draft.write_text(page, encoding="utf-8")
     draft.replace(path)
@@ -104,16 +102,16 @@ def write_report(run_dir: Path) -> Path:
 
 
 def final_line(records: Records) -> str:
-    """The run's last line: both test accuracies with their 95% intervals, and the LLM calls used."""
+    """The last line a run prints: both test accuracies with 95% intervals, and the number of LLM calls."""
     calls = f"{records.usage.calls:,} LLM calls"
     tests = [_test(scored) for scored in (records.baseline, records.best)]
     if None in tests:
         return f"test accuracy: not measured yet, {calls} so far"
-    return f"test accuracy: baseline {_rate(tests[0])} -> best {_rate(tests[1])} with {calls}"
+    return f"test accuracy: baseline {tests[0]} -> best {tests[1]} with {calls}"
 
 
 def best_prompt_document(records: Records) -> dict[str, Any]:
-    """What ``best_prompt.json`` holds; replace ``{question}`` in the LAST message and send the chat.
+    """The content of ``best_prompt.json``. To use it, replace ``{question}`` in the LAST message and send the chat.
 
     Raises ``LipoError`` when the ledger holds no result yet.
     """
@@ -139,17 +137,12 @@ def _score(rate: Rate) -> dict[str, Any]:
     return {"correct": rate.correct, "n": rate.n, "accuracy": rate.value, "interval_95": list(rate.interval)}
 
 
-def _test(scored: Scored | None) -> Rate | None:
+def _test(scored: ScoredPrompt | None) -> Rate | None:
     return scored.test if scored else None
 
 
-def _rate(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{rate.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int]) -> _Html:
-    """``text``: the columns of words, the others hold numbers; the longest words (instructions) wrap."""
+    """A table. ``text``: the indices of columns with words; the others have numbers, which are aligned right."""
 
     def row(cell: str, values: Sequence[str]) -> _Html:
         return _tag("tr", *(_tag(cell, v, class_="" if i in text else "n") for i, v in enumerate(values)))
@@ -158,7 +151,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence
 
 
 def _answer(records: Records) -> list[_Html]:
-    """The answer first: both test accuracies on one scale, the cost, the paired difference."""
+    """The result of the run: both test accuracies on one scale, the cost, the paired difference."""
     cells = []
     for name, scored in (("baseline", records.baseline), ("best", records.best)):
         if (rate := _test(scored)) is not None:
@@ -181,11 +174,9 @@ def _answer(records: Records) -> list[_Html]:
         blocks.append(
             _tag(
                 "p",
-                (
-                    f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
-                    f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} with the "
-                    f"baseline only (McNemar's exact p = {paired.p_value:.2g})."
-                ),
+                f"On the same {paired.n} test questions: {100 * paired.difference:+.1f} points [{100 * low:+.1f}, "
+                f"{100 * high:+.1f}]; {paired.only_best} right with the best prompt only, {paired.only_baseline} "
+                f"with the baseline only (McNemar's exact p = {paired.p_value:.2g}).",
             )
         )
     return [
@@ -217,12 +208,12 @@ def _best_prompt(records: Records) -> list[_Html]:
     ]
     lead = (
         f"Found by {STAGE_NAMES[best.origin.stage]}, its instruction by {_author(best)}. Right on "
-        f"{_rate(best.accuracy)} of {best.fidelity} validation examples. The chat as it is sent:"
+        f"{best.accuracy} of {best.fidelity} validation examples. The chat as it is sent:"
     )
     return [_tag("h2", "The best prompt"), _tag("p", lead, class_="soft"), _tag("div", *turns, class_="chat")]
 
 
-def _author(scored: Scored) -> str:
+def _author(scored: ScoredPrompt) -> str:
     return SOURCE_NAMES[scored.origin.source]
 
 
@@ -232,7 +223,7 @@ def _top(records: Records) -> list[_Html]:
             "" if rank is None else str(rank),
             f"{s.observation.error:.1%}",
             str(s.fidelity),
-            _rate(s.test) if s.test else "",
+            str(s.test) if s.test else "",
             STAGE_NAMES[s.origin.stage],
             _author(s),
             str(len(s.prompt.exemplars)),
@@ -272,7 +263,7 @@ def _parts(records: Records) -> list[_Html]:
 
 
 def _given(instructions_file: str) -> set[str]:
-    """Instructions the run was given; a file of the user's may have gone since."""
+    """The instructions the run was given; those of the user's file only while it still exists."""
     path = Path(instructions_file)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return {*SEED_INSTRUCTIONS, *lines}

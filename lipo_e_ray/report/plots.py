@@ -1,7 +1,7 @@
-"""The report's pictures, as SVG in data URIs: each title states what the run found, from the numbers it shows.
+"""The report's plots, as SVG in data URIs. Each title says what the plot shows, with its numbers.
 
-Colours are Okabe and Ito's and ``viridis``, which colour-blind readers can tell apart. Figures are built without
-pyplot, so nothing global changes and no window system is asked for.
+Colour-blind readers can tell the colours apart (Okabe and Ito's, and ``viridis``). Figures are made without pyplot,
+which would change global state and look for a window system.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from lipo_e_ray.report.analysis import Records, Scored, best_over_calls, coverage, predictions, stage_spans
+from lipo_e_ray.report.analysis import Records, ScoredPrompt, best_over_calls, coverage, predictions, stage_spans
 from lipo_e_ray.report.statistics import Z95, departs_from, neighbour_correlation
 from lipo_e_ray.types import RungResult
 
@@ -46,14 +46,14 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One plot; ``uri`` is a ``data:`` URI, ``title`` what it says, for those who cannot see it."""
+    """One plot. ``uri`` is a ``data:`` URI; ``title`` is also its text for readers who cannot see it."""
 
     title: str
     uri: str
 
 
 def draw(records: Records, latent_folder: Path) -> list[Picture]:
-    """Every plot this ledger has the numbers for, in the order of the report."""
+    """All plots for which the ledger has enough results, in the order of the report."""
     with matplotlib.rc_context(_STYLE):
         made = [
             best_plot(records),
@@ -66,7 +66,7 @@ def draw(records: Records, latent_folder: Path) -> list[Picture]:
 
 
 def best_plot(records: Records) -> tuple[Figure, str] | None:
-    """Error at the highest fidelity over the calls the search had made, each prompt a dot, the best so far a line."""
+    """Error at the highest fidelity over the calls of the search: a dot per prompt, and a line for the best so far."""
     steps, best, base = best_over_calls(records), records.best, records.baseline
     if best is None:
         return None
@@ -153,7 +153,7 @@ def bracket_plot(records: Records) -> tuple[Figure, str] | None:
 
 
 def _bracket_panel(axes: Axes, results: list[RungResult], full: int) -> tuple[int, int]:
-    """Draws each prompt's way up; returns how many entered and how many reached the full fidelity."""
+    """Draw each prompt's error from rung to rung; return how many prompts entered and how many reached ``full``."""
     ways: dict[tuple[int, str], list[RungResult]] = {}
     for r in results:
         ways.setdefault((r.bracket, r.observation.prompt_id), []).append(r)
@@ -175,7 +175,7 @@ def _bracket_panel(axes: Axes, results: list[RungResult], full: int) -> tuple[in
 
 
 def calibration_plot(records: Records) -> tuple[Figure, str] | None:
-    """Predicted error against the first result of each proposal, and the residuals against a standard normal."""
+    """Left: the first result of each proposal over its predicted error. Right: the residuals and a standard normal."""
     found = predictions(records)
     if not found:
         return None
@@ -218,7 +218,7 @@ def calibration_plot(records: Records) -> tuple[Figure, str] | None:
 
 
 def latent_plot(records: Records) -> tuple[Figure, str] | None:
-    """The latent points of all scored prompts on their two main directions."""
+    """The latent points of all scored prompts, on their first two principal components."""
     z_of = {p.prompt.id: p.info["z"] for p in reversed(records.proposals) if p.info.get("z") is not None}
     shown = [s for s in records.scored if s.prompt.id in z_of]
     if len(shown) < 3:
@@ -261,7 +261,7 @@ def latent_plot(records: Records) -> tuple[Figure, str] | None:
     return figure, title
 
 
-def _latent_legend(shown: list[Scored], full: int) -> list[Line2D]:
+def _latent_legend(shown: list[ScoredPrompt], full: int) -> list[Line2D]:
     used = {s.origin.source for s in shown}
     entries = [(marker, SOURCE_NAMES[source], 7.0) for source, marker in SOURCE_MARKERS.items() if source in used]
     entries += [("o", f"{n} examples", math.sqrt(18 + 110 * n / full)) for n in (min(s.fidelity for s in shown), full)]
@@ -295,7 +295,7 @@ def _latent_legend(shown: list[Scored], full: int) -> list[Line2D]:
 
 
 def loss_plot(path: Path) -> tuple[Figure, str] | None:
-    """The VAE's loss over epochs, from ``{"train": [...], "validation": [...]}``; nothing where the file is not."""
+    """The VAE's loss over epochs, from ``{"train": [...], "validation": [...]}``; ``None`` where there is no file."""
     if not path.is_file():
         return None
     loss = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The statistics of the report: 95% intervals and exact tests for counts, which hold for small samples too."""
+"""The statistics of the report: 95% intervals and exact tests for counts, valid for small samples too."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.correct, self.n)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 @dataclass(frozen=True)

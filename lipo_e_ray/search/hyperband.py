@@ -2,8 +2,8 @@
 
 Brackets overlap, so that no engine waits for a rung's last answer: see ``Hyperband``. All the same the walk is a
 function of the seed and of the evaluations: a resumed run, and one on another number of engines, makes the same
-decisions, in whatever order the evaluations come in. So what a proposal, a gate or a budget may depend on is fixed by
-the schedule, and what is known by luck before its time is left out.
+decisions, in whatever order the evaluations come in. To that end the schedule, and not the clock, fixes which results
+a proposal, a gate or a budget may depend on; a result that arrives earlier than scheduled is not used early.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets, plan_brackets, ticks
-from lipo_e_ray.search.race import Known, Race
-from lipo_e_ray.types import Evaluation, InputError, Observation, RungResult, Stage
+from lipo_e_ray.search.race import History, Race
+from lipo_e_ray.types import Evaluation, InputError, Observation, Prompt, Request, RungResult, Stage
 
 __all__ = [
     "Action",
     "Bracket",
     "Evaluate",
     "Hyperband",
-    "Propose",
+    "Position",
     "Rung",
-    "Snapshot",
     "cost",
     "fidelities",
     "hyperband_brackets",
@@ -31,38 +30,26 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Propose:
-    """``count`` prompts are wanted for the first rung of ``bracket``.
-
-    ``observed``: all that the proposals may depend on, prompts in the order of proposal, each at every rung it was at.
-    ``running``: prompts whose next evaluation is under way.
-    """
-
-    bracket: Bracket
-    count: int
-    observed: tuple[Observation, ...]
-    running: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Evaluate:
-    """All prompts of one rung, in the order of the proposal; the incumbent of a gated bracket comes last.
+    """The action "evaluate one rung": all its prompts, in the order of the proposal, on ``fidelity`` examples.
 
-    ``wave``: how early the result is needed; engines with a choice take the lower one first.
+    ``bracket`` and ``rung`` are indices. In a gated bracket the incumbent is the last of ``prompts``. ``wave`` says how
+    early the result is needed; engines with a choice take the lower one first.
     """
 
-    bracket: Bracket
+    bracket: int
     rung: int
     fidelity: int
-    prompt_ids: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     wave: int
 
 
-Action = Propose | Evaluate
+Action = Request | Evaluate
+"""What the walk waits for: proposals for a bracket, or the evaluations of a rung."""
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Position:
     """Where the walk stands, for display: its first open bracket, of ``open`` ones in all (0 at the end).
 
     ``done`` and ``planned`` are evaluations; ``planned`` is an upper bound.
@@ -84,8 +71,8 @@ class Hyperband:
     """Successive halving through ``brackets`` within ``max_calls`` evaluations (0: no limit), ``overlap`` rungs apart.
 
     A bracket opens when the one before it has ``overlap`` rungs left, and at least one complete. Count a tick for each
-    rung: what a bracket's proposals, gate and budget depend on is exactly what is complete at the tick it opens
-    (``brackets.ticks``), for them all else is still running. Promotion is that of synchronous successive halving.
+    rung: a bracket's proposals, gate and budget depend on exactly the rungs that are complete at the tick it opens
+    (``brackets.ticks``); they treat all other prompts as running. Promotion is that of synchronous successive halving.
 
     A prompt is charged, for a rung, the examples beyond the highest fidelity it was charged before. With a budget a
     bracket is narrowed when it opens, to what its worst case may still cost besides the worst case of those that are
@@ -116,9 +103,9 @@ class Hyperband:
         kept = invbo_share if any(bracket.stage == "invbo" for bracket in brackets) else 0.0
         before_invbo = max(self._top, int(max_calls * (1 - kept)))
         self._limits = {"seeds": before_invbo, "hyperband": before_invbo, "invbo": max_calls}
-        self._now = Known(self._seed, self._top)
+        self._history = History(self._seed, self._top)
         self._races: list[Race] = []
-        self._wanted: Propose | None = None
+        self._opening: tuple[Bracket, Request] | None = None  # the bracket that waits for its proposals
         self._open_next()
 
     def actions(self) -> list[Action]:
@@ -128,33 +115,35 @@ class Hyperband:
         """
         evaluations = [
             Evaluate(
-                race.bracket,
+                race.bracket.index,
                 len(race.rungs),
                 race.bracket.rungs[len(race.rungs)].fidelity,
-                race.runners(),
+                race.to_evaluate(),
                 self._ticks[position] + len(race.rungs),
             )
             for position, race in enumerate(self._races)
             if race.entrants
         ]
-        wanted = [self._wanted] if self._wanted else []
-        return wanted + sorted(evaluations, key=lambda action: action.wave)
+        evaluations.sort(key=lambda action: action.wave)
+        return [self._opening[1], *evaluations] if self._opening else [*evaluations]
 
-    def proposed(self, bracket_index: int, prompt_ids: Sequence[str]) -> None:
-        """Enter the prompts, in order. With fewer than asked for the bracket shrinks in proportion; with none it ends.
+    def enter(self, bracket_index: int, prompts: Sequence[Prompt]) -> None:
+        """Enter the prompts proposed for a bracket, in order.
 
-        Raises ``ValueError`` when this bracket waits for no proposals, or for repeated or too many prompts.
+        Of more than it asked for (recorded under a larger budget) the first are taken. With fewer the bracket shrinks
+        in proportion; with none it ends. Raises ``ValueError`` when this bracket waits for no proposals, or when a
+        prompt is repeated.
         """
-        wanted = self._wanted
-        if wanted is None or wanted.bracket.index != bracket_index:
-            raise ValueError(f"expected proposals for {wanted}, got some for bracket {bracket_index}")
-        if len(set(prompt_ids)) != len(prompt_ids) or len(prompt_ids) > wanted.count:
-            raise ValueError(f"expected up to {wanted.count} distinct prompts, got {list(prompt_ids)}")
-        bracket = wanted.bracket.resized(len(prompt_ids)) if prompt_ids else wanted.bracket
-        incumbent = self._known_at(len(self._races)).incumbent()
-        pace = incumbent.prompt_id if bracket.stage == "invbo" and incumbent else None
-        self._races.append(Race(bracket, tuple(prompt_ids), pace))
-        self._wanted = None
+        if self._opening is None or self._opening[0].index != bracket_index:
+            raise ValueError(f"expected proposals for {self._opening}, got some for bracket {bracket_index}")
+        bracket, request = self._opening
+        prompts = tuple(prompts[: request.count])
+        if len({prompt.id for prompt in prompts}) != len(prompts):
+            raise ValueError(f"expected distinct prompts, got {[prompt.id for prompt in prompts]}")
+        bracket = bracket.resized(len(prompts)) if prompts else bracket
+        best = self._history_at(len(self._races)).incumbent() if bracket.stage == "invbo" else None
+        self._races.append(Race(bracket, prompts, best[0] if best else None))
+        self._opening = None
         self._open_next()
 
     def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
@@ -163,18 +152,18 @@ class Hyperband:
         Raises ``ValueError`` for what the walk does not wait for or what is not at the rung's fidelity.
         """
         race = next((race for race in self._races if race.bracket.index == bracket_index and race.entrants), None)
-        seen = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
-        if race is None or rung != len(race.rungs) or tuple(seen) != race.runners():
+        by_id = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
+        if race is None or rung != len(race.rungs) or list(by_id) != [prompt.id for prompt in race.to_evaluate()]:
             raise ValueError(
-                f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} with {list(seen)}"
+                f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} with {list(by_id)}"
             )
         fidelity = race.bracket.rungs[rung].fidelity
         if any(e.observation.evaluated + e.failed != fidelity for e in evaluations):
             raise ValueError(f"expected {fidelity} examples evaluated or failed, got {list(evaluations)}")
-        bracket, entrants = race.bracket, race.entrants
-        promoted, results = race.close(seen, self._seed), []
-        for prompt_id in entrants:
-            self._now.add(fidelity, prompt_id, seen[prompt_id])
+        race.close(by_id, self._seed)
+        bracket, results = race.bracket, []
+        for prompt, evaluation, promoted in race.rungs[-1]:
+            self._history.add(fidelity, prompt, evaluation)
             results.append(
                 RungResult(
                     bracket.index,
@@ -182,9 +171,9 @@ class Hyperband:
                     bracket.s,
                     rung,
                     fidelity,
-                    seen[prompt_id].observation,
-                    prompt_id in promoted,
-                    self._now.calls,
+                    evaluation.observation,
+                    promoted,
+                    self._history.calls,
                 )
             )
         self._open_next()
@@ -192,23 +181,27 @@ class Hyperband:
 
     def incumbent(self) -> Observation | None:
         """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
-        return self._now.incumbent()
+        best = self._history.incumbent()
+        return best[1] if best else None
 
-    def snapshot(self) -> Snapshot:
+    def position(self) -> Position:
         """Where the walk stands."""
         opened = [race for race in self._races if race.entrants]
-        first = opened[0] if opened else self._wanted or self._races[-1]
-        bracket, rung = first.bracket, len(first.rungs) if opened else 0
-        if not opened and not self._wanted:
+        if opened:
+            bracket, rung = opened[0].bracket, len(opened[0].rungs)
+        elif self._opening:
+            bracket, rung = self._opening[0], 0
+        else:
+            bracket = self._races[-1].bracket
             rung = len(bracket.rungs) - 1
         ahead = sum(race.bracket.cost(len(race.rungs)) for race in opened)
-        ahead += cost([self._wanted.bracket]) if self._wanted else 0
-        ahead += cost(self._brackets[len(self._races) + bool(self._wanted) :])
-        calls = self._now.calls
-        return Snapshot(
+        ahead += self._opening[0].cost() if self._opening else 0
+        ahead += cost(self._brackets[len(self._races) + bool(self._opening) :])
+        calls = self._history.calls
+        return Position(
             bracket=bracket.index,
             brackets=len(self._brackets),
-            open=len(opened) + bool(self._wanted),
+            open=len(opened) + bool(self._opening),
             stage=bracket.stage,
             rung=rung,
             rungs=len(bracket.rungs),
@@ -218,44 +211,39 @@ class Hyperband:
             incumbent=self.incumbent(),
         )
 
-    # ---- opening ----
+    # ---- opening: ``position`` is a bracket's place among ``self._brackets`` ----
 
     def _open_next(self) -> None:
         """Ask for the next bracket that can be paid for, once all that its proposals depend on is there."""
-        while self._wanted is None and len(self._races) < len(self._brackets) and self._is_due(len(self._races)):
+        while self._opening is None and len(self._races) < len(self._brackets) and self._is_due(len(self._races)):
             position = len(self._races)
-            bracket, known = self._brackets[position], self._known_at(position)
-            if self._max_calls:
-                pending = sum(
-                    race.bracket.cost(seen) for race, seen in self._seen_at(position) if race.running_after(seen)
-                )
-                bracket = bracket.narrowed(self._limits[bracket.stage] - known.calls - pending)
+            history, before = self._history_at(position), self._rungs_at(position)
+            full = self._brackets[position]
+            pending = sum(race.bracket.cost(rungs) for race, rungs in before if race.running_after(rungs))
+            left = self._limits[full.stage] - history.calls - pending
+            bracket = full.narrowed(left) if self._max_calls else full
             if bracket is None:
-                self._races.append(Race(self._brackets[position], ()))
+                self._races.append(Race(full, ()))
                 continue
-            running = (race.running_after(seen) for race, seen in self._seen_at(position))
-            observed = tuple(observation for of_one in known.observed.values() for observation in of_one)
-            self._wanted = Propose(
-                bracket,
-                bracket.rungs[0].size,
-                observed,
-                tuple(dict.fromkeys(prompt_id for ids in running for prompt_id in ids)),
-            )
+            running = {prompt.id: prompt for race, rungs in before for prompt in race.running_after(rungs)}
+            count, observed = bracket.rungs[0].size, tuple(history.observed())
+            self._opening = bracket, Request(bracket.stage, bracket.index, count, observed, tuple(running.values()))
 
     def _is_due(self, position: int) -> bool:
-        return all(len(race.rungs) >= seen or not race.entrants for race, seen in self._seen_at(position))
+        return all(len(race.rungs) >= rungs or not race.entrants for race, rungs in self._rungs_at(position))
 
-    def _seen_at(self, position: int) -> list[tuple[Race, int]]:
+    def _rungs_at(self, position: int) -> list[tuple[Race, int]]:
         """The brackets before ``position``, each with how many of its rungs are complete at the tick this one opens."""
         return [
             (race, min(len(race.bracket.rungs), self._ticks[position] - self._ticks[i]))
             for i, race in enumerate(self._races[:position])
         ]
 
-    def _known_at(self, position: int) -> Known:
-        known = Known(self._seed, self._top)
-        for race, seen in self._seen_at(position):
-            for rung, rows in zip(race.bracket.rungs, race.rungs[:seen], strict=False):
-                for prompt_id, evaluation, _ in rows:
-                    known.add(rung.fidelity, prompt_id, evaluation)
-        return known
+    def _history_at(self, position: int) -> History:
+        """What is complete at the tick at which the bracket at ``position`` opens."""
+        history = History(self._seed, self._top)
+        for race, complete in self._rungs_at(position):
+            for rung, entries in zip(race.bracket.rungs, race.rungs[:complete], strict=False):
+                for prompt, evaluation, _ in entries:
+                    history.add(rung.fidelity, prompt, evaluation)
+        return history

@@ -1,6 +1,6 @@
-"""Which engine takes which chunk: one queue before all engines, and a chunk is bound when an engine has room for it.
+"""Which engine takes which chunk: all engines share one queue, and a chunk is bound to an engine once that has room.
 
-Until then it can go to any of them: to one that is done early, or one that joins late. Plain asyncio, no Ray, no clock.
+So a waiting chunk can still go to an engine that is done early or joins late. Plain asyncio, no Ray, no clock.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-PREFIX_COST = 4  # examples: a prefix of 8 exemplars takes a GPU about as long as these in a full batch
-HELD_PROMPTS = 256  # of an engine, least recently used: its cache is bounded too, and a miss only costs a prefix
+PREFIX_COST = 4  # in examples of a full batch: about what a GPU needs to read a prompt with 8 exemplars
+HELD_PROMPTS = 256  # an engine is taken to have cached its last so many prompts; an error costs one prefix
 
 
 @dataclass(eq=False, slots=True)
 class _Engine:
+    """An engine that takes chunks."""
+
     number: int
     capacity: int
     load: int = 0  # examples in flight
@@ -29,6 +31,8 @@ class _Engine:
 
 @dataclass(eq=False, slots=True)
 class _Turn:
+    """A chunk of ``n`` examples that waits for an engine."""
+
     prompt_id: str | None
     n: int
     wave: int
@@ -37,56 +41,63 @@ class _Turn:
     engine: asyncio.Future[_Engine]
 
     @property
-    def key(self) -> str | _Turn:
-        """Its queue in the wave: a generation shares its prefix with nothing, it is a prompt of its own."""
+    def key(self) -> _Key:
+        """The chunk's queue in its wave: its prompt, or itself for a generation, which has no prefix in common."""
         return self if self.prompt_id is None else self.prompt_id
+
+
+_Key = str | _Turn
 
 
 @dataclass(eq=False, slots=True)
 class _Wave:
-    """``queues``: chunks by prompt. ``fresh``: the prompts that no engine holds. Both in order of arrival."""
+    """``queues``: the chunks of each prompt; ``fresh``: prompts that no engine has cached. Both in order of arrival.
+
+    ``retries``: chunks that an engine failed and another one should get.
+    """
 
     retries: dict[_Turn, None] = field(default_factory=dict)
-    queues: dict[str | _Turn, deque[_Turn]] = field(default_factory=dict)
-    fresh: dict[str | _Turn, None] = field(default_factory=dict)
+    queues: dict[_Key, deque[_Turn]] = field(default_factory=dict)
+    fresh: dict[_Key, None] = field(default_factory=dict)
 
 
 class Dispatcher:
     """Gives the chunks that wait to engines with room: lower waves first, and where their prefix is cached.
 
-    An engine has room while it has fewer examples in flight than its capacity: its last chunk may go over it, so that
-    a chunk of any size runs. No engine with room is left without work while a chunk waits that may go there.
+    An engine has room while it has fewer examples in flight than its capacity. Its last chunk may exceed the capacity,
+    so that a chunk of any size runs. No engine with room is left without work while a chunk waits that may go there.
 
-    The engine with the least to do chooses first, in the lowest wave: a chunk to be tried elsewhere (they have waited
-    longest), the first chunk of a prompt that it holds, the first of a prompt that nobody holds, or a chunk of the
-    prompt with the most of them, unless a holder with room has at most ``PREFIX_COST`` examples more to do.
+    The engine with the fewest examples in flight chooses first, from the lowest wave. It takes, in this order: a chunk
+    that another engine failed (these have waited longest); the first chunk of a prompt that it has cached; the first
+    chunk of a prompt that no engine has cached; a chunk of the prompt with the most waiting chunks. The last one goes
+    to an engine that has cached the prompt instead, if that has room and at most ``PREFIX_COST`` more in flight.
     """
 
     def __init__(self) -> None:
         self._engines: dict[int, _Engine] = {}
         self._waves: dict[int, _Wave] = {}
-        self._holders: dict[str, list[_Engine]] = {}
+        self._holders: dict[_Key, list[_Engine]] = {}
         self._arrivals = 0
         self._woken = False
         self._paused = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def add(self, number: int, capacity: int) -> None:
-        """An engine, with nothing in flight and no prefix, takes part; one of that number before it is gone."""
+        """Add an engine with nothing in flight and nothing cached; it replaces one with the same number."""
         self.remove(number)
         self._engines[number] = _Engine(number, capacity)
         self._error = None
         self._wake()
 
     def remove(self, number: int) -> None:
-        """Nothing is sent to this engine any more; what is in flight there ends by itself."""
+        """Send nothing more to this engine. The caller deals with what is in flight there."""
         if engine := self._engines.pop(number, None):
             for prompt_id in list(engine.prefixes):
                 self._forget(engine, prompt_id)
-            self._wake()  # with one engine left, there is nothing else to avoid it for
+            self._wake()  # retries may go to the last engine although they should avoid it
 
-    def abandon(self, error: Exception) -> None:
-        """There is no hope for an engine: until one is added, all that wait and all that come raise ``error``."""
+    def abandon(self, error: BaseException) -> None:
+        """No engine is left: ``turn`` raises ``error`` for all chunks, waiting and new, until an engine is added."""
         self._error = error
         waves, self._waves = self._waves, {}
         for wave in waves.values():
@@ -94,16 +105,17 @@ class Dispatcher:
                 turn.engine.set_exception(error)
 
     def pause(self, paused: bool) -> None:
-        """While it is, all that come wait for their turn."""
+        """Whether chunks wait even where an engine has room."""
         self._paused = paused
         self._wake()
 
     @asynccontextmanager
     async def turn(self, prompt_id: str | None, n: int, wave: int, avoid: int | None) -> AsyncIterator[int]:
-        """Wait for room for ``n`` examples; yields the number of the engine, whose room they take until the end.
+        """Wait until an engine has room for a chunk of ``n`` examples. Yields the engine's number; the chunk counts as
+        in flight there until the block ends.
 
-        ``prompt_id`` says whose prefix they share (``None``: nobody's). The lower ``wave``, the earlier it is their
-        turn. ``avoid`` is an engine that they do not go to unless it is the only one.
+        ``prompt_id``: the prompt whose prefix the examples share; ``None`` for generations. Chunks of a lower ``wave``
+        go first. ``avoid``: the number of an engine that must not get the chunk unless it is the only one.
         """
         engine = await self._engine_for(prompt_id, n, wave, avoid)
         try:
@@ -157,7 +169,7 @@ class Dispatcher:
         self._wake()
 
     def _wake(self) -> None:
-        """Match soon, once for all that happens now: among chunks that come together there is a choice."""
+        """Match chunks and engines after this turn of the event loop, so that all chunks that come in it compete."""
         if not self._woken and not self._paused and self._waves:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._match)
@@ -191,7 +203,7 @@ class Dispatcher:
         queue = max(wave.queues.values(), key=len)
         holders = [
             holder
-            for holder in self._holders[queue[0].prompt_id]
+            for holder in self._holders[queue[0].key]
             if holder.has_room and holder.load - engine.load <= PREFIX_COST
         ]
         return queue[0], min(holders, key=lambda holder: holder.load, default=engine)

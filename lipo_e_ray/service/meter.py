@@ -1,4 +1,4 @@
-"""What a run has sent, got back and waits for, as running sums."""
+"""Running sums of the calls a run has sent and the answers it got."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ RATE_WINDOW_S = 20.0
 
 
 @dataclass(frozen=True)
-class Progress:
-    """``calls`` and tokens: all in the ledger; ``new_calls``, ``failed`` attempts: since this service started.
+class Reading:
+    """What a ``Meter`` shows: ``calls`` and tokens of the whole ledger; ``new_calls`` and ``failed`` attempts since the
+    start of this service.
 
-    ``rate``: evaluations answered per second, over the last 20 s. ``waiting``: in words, for what, if for anything.
+    ``rate``: evaluations answered per second over the last 20 s. ``waiting``: what the service waits for, in words;
+    empty when it waits for nothing.
     """
 
     calls: int
@@ -33,7 +35,7 @@ class Progress:
 
 
 class Meter:
-    """Running sums: the ledger is asked once, at the start."""
+    """Running sums. The ledger gives the sums so far once, at the start; answers are counted from then on."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._before = ledger.calls()
@@ -43,6 +45,7 @@ class Meter:
         self._evaluated: deque[tuple[float, int]] = deque()
 
     def count(self, answers: Sequence[Outcome | Completion]) -> None:
+        """Add the answers to one request, failed ones included."""
         answered = [answer for answer in answers if not is_failed(answer)]
         self._new += len(answers)
         self._failed += len(answers) - len(answered)
@@ -50,16 +53,15 @@ class Meter:
             self._tokens[name] += sum(getattr(answer, name) for answer in answered)
         self._evaluated.append((time.monotonic(), sum(isinstance(answer, Outcome) for answer in answered)))
 
-    def read(self, ready: int, engines: int, waiting: str) -> Progress:
+    def read(self, ready: int, engines: int, waiting: str) -> Reading:
+        """``ready`` of ``engines`` can be sent requests; ``waiting`` is passed on."""
         now = time.monotonic()
         while self._evaluated and self._evaluated[0][0] < now - RATE_WINDOW_S:
             self._evaluated.popleft()
         rate = sum(n for _, n in self._evaluated) / min(RATE_WINDOW_S, now - self._start)
-        return Progress(
-            self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens
-        )
+        return Reading(self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens)
 
 
 def is_failed(answer: Outcome | Completion) -> bool:
-    """Whether an attempt gave no answer."""
+    """Whether a call ended without an answer."""
     return bool(answer.error) if isinstance(answer, Completion) else answer.status is Status.FAILED

@@ -1,6 +1,6 @@
 """The one place that pays for LLM calls: asks the ledger, sends the rest to the engines, writes, then answers.
 
-Plain asyncio: ``engine/pool.py`` makes it a Ray actor and brings the engines.
+Plain asyncio; ``distributed/pools.py`` runs it as a Ray actor and gives it the engines.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lipo_e_ray.engine.base import generation_key
-from lipo_e_ray.service.meter import Meter, Progress, is_failed
+from lipo_e_ray.service.meter import Meter, Reading, is_failed
 from lipo_e_ray.store.database import NotWritten
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.task.task import Task
@@ -30,22 +30,26 @@ from lipo_e_ray.types import (
 )
 
 Split = Literal["validation", "test"]
-Key = tuple[str, str]  # (prompt id, example id), or (generation key, ""): what is paid for, and under what it fails
-Payment = tuple[int, dict[Key, Outcome | Completion]]  # calls sent, the last answer for what failed for good
+Key = tuple[str, str]  # one call: (prompt id, example id), or (generation key, "")
+Payment = tuple[int, dict[Key, Any]]  # number of calls sent; the failed answer of each call that failed for good
 
-CHUNK = 16  # what one request to an engine holds: some milliseconds of RPC, and what a kill can lose per request
+# Sends calls to any engine but the given one; returns the engine that took them, and its answers in order
+Send = Callable[[list[Key], int | None], Awaitable[tuple[int, Sequence[Outcome | Completion]]]]
+
+CHUNK = 16  # examples per request to an engine: a request costs milliseconds, and a kill loses all its examples
 ATTEMPTS = 3
 LEDGER_RETRY_S = 1.0
-LEDGER_WAIT_S = 600.0  # for a disk that is full or a file that is locked; then the run ends
-BACKOFF_S = 0.5  # before the second attempt; four times as long before each further one
+LEDGER_WAIT_S = 600.0  # the run ends when the disk stays full or the file locked for longer
+BACKOFF_S = 0.5  # wait before the second attempt; before each further one it is four times as long
 
 
 class Pool(Protocol):
-    """Engines behind one address. ``avoid`` is the number of the engine that failed last time, to try another one;
-    a lower ``wave`` is needed earlier, generations before all else.
+    """The engines as the service sees them.
 
-    Both calls return the engine's number and one result per input, in order; when an engine dies, failed ones. They
-    raise ``InputError`` or ``EngineError`` only when no engine is left to ask.
+    ``evaluate`` and ``generate`` return the engine's number and one result per input, in order; failed results when
+    the engine dies. They raise ``InputError`` or ``EngineError`` only when no engine is left to ask. ``avoid``: the
+    number of the engine that failed the same inputs before, if any. Requests of a lower ``wave`` are sent first, and
+    generations before all evaluations.
     """
 
     async def evaluate(
@@ -61,18 +65,18 @@ class Pool(Protocol):
         ...
 
     def pause(self, paused: bool) -> None:
-        """Whether to send nothing more; what is in flight stays so."""
+        """Whether to hold back new requests; those in flight go on."""
         ...
 
     def waiting(self) -> str:
-        """What the first engine that is not ready waits for, and how long; empty when all are ready."""
+        """What the first engine that is not ready waits for and for how long, in words; empty when all are ready."""
         ...
 
     async def close(self) -> None: ...
 
 
 class EvaluationService:
-    """Answers evaluations and generations; nothing that is in the ledger, or on its way, is sent again.
+    """Answers evaluations and generations. A call whose answer is in the ledger or under way is never sent again.
 
     ``start`` opens the ledger, and raises ``InputError`` when it cannot be used.
     """
@@ -90,16 +94,15 @@ class EvaluationService:
         self._unwritten = ""  # why the last write did not succeed
 
     async def start(self) -> None:
-        """To be called once, before anything else: an error here, unlike one in an actor's constructor, stays whole."""
+        """Open the ledger, once and first. Not part of the constructor: Ray loses the type of an error raised there."""
         self._ledger = Ledger(self._path, self._fingerprints)
         self._meter = Meter(self._ledger)
 
     async def evaluate(self, prompt: Prompt, split: Split, n: int, wave: int = 0) -> Evaluation:
-        """``prompt`` on the first ``n`` examples of ``split``; all outcomes are in the ledger when this returns.
+        """Evaluate ``prompt`` on the first ``n`` examples of ``split``; their outcomes are then in the ledger.
 
-        ``wave`` is how early the search needs them: lower waves are sent first. Raises ``ValueError`` when
-        ``n`` is not in 1..len(split), ``InputError`` when no engine can be built, ``EngineError`` when all engines are
-        gone for good.
+        Calls of a lower ``wave`` are sent first. Raises ``ValueError`` when ``n`` is not in 1..len(split),
+        ``InputError`` when no engine can be built, ``EngineError`` when no engine is left.
         """
         if not 1 <= n <= len(self._example_ids[split]):
             raise ValueError(f"expected 1 to {len(self._example_ids[split])} examples of {split}, got {n}")
@@ -123,9 +126,9 @@ class EvaluationService:
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
     ) -> list[Completion]:
-        """One completion per conversation; equal conversations under equal samplings are one call, ever.
+        """One completion per conversation. The same conversation with the same sampling is sent only once per ledger.
 
-        A call that failed for good has an ``error``, and is sent again the next time it is asked for.
+        The completion of a call that failed for good has an ``error``; the next request for it sends it again.
         """
         keys: list[Key] = [
             (generation_key(self._fingerprints, conversation, sampling), "")
@@ -146,10 +149,11 @@ class EvaluationService:
 
     # ---- paying ----
 
-    async def _settle(self, unpaid: list[Key], send: Callable) -> Payment:
-        """Wait for what others pay already and pay for the rest; the calls of our own and what failed for good.
+    async def _settle(self, unpaid: list[Key], send: Send) -> Payment:
+        """Send the calls that no other request is waiting for, and wait for all. Counts only the calls sent here.
 
-        There is no ``await`` between the look at the ledger and the entry in ``_paying``, so nothing is paid twice.
+        The caller looks into the ledger and this enters the calls in ``_paying`` without an ``await`` in between, so
+        nothing is paid twice.
         """
         others = {self._paying[key] for key in unpaid if key in self._paying}
         ours = [key for key in unpaid if key not in self._paying]
@@ -167,11 +171,10 @@ class EvaluationService:
         failed = {key: answer for task in tasks for key, answer in task.result()[1].items()}
         return sum(task.result()[0] for task in own), failed
 
-    async def _pay(
-        self, keys: list[Key], send: Callable[[list[Key], int | None], Awaitable[tuple[int, Sequence]]]
-    ) -> Payment:
-        """Send one chunk, and what failed of it again, to another engine if there is one."""
-        calls, engine, failed = 0, None, dict.fromkeys(keys)
+    async def _pay(self, keys: list[Key], send: Send) -> Payment:
+        """Send one chunk; send what failed of it again, to another engine if there is one."""
+        calls, engine = 0, None
+        failed: dict[Key, Any] = dict.fromkeys(keys)
         try:
             for attempt in range(ATTEMPTS):
                 if attempt:
@@ -189,9 +192,9 @@ class EvaluationService:
                 del self._paying[key]
 
     async def _write(self, write: Callable[[], None]) -> None:
-        """Try until it is written: answers that are paid for outlast a full disk. Meanwhile nothing more is sent.
+        """Write; where the file is locked or the disk is full, send nothing more and try again until it succeeds.
 
-        Raises ``NotWritten`` when it takes too long.
+        Raises ``NotWritten`` after ``LEDGER_WAIT_S``.
         """
         deadline = time.monotonic() + LEDGER_WAIT_S
         async with self._writing:  # each try at a locked file blocks this process for seconds
@@ -224,12 +227,12 @@ class EvaluationService:
         """See ``Ledger.record_rung``."""
         await self._write(lambda: self._ledger.record_rung(result))
 
-    async def progress(self) -> Progress:
+    async def progress(self) -> Reading:
         """Cheap enough to ask several times a second."""
         return self._meter.read(*self._pool.sizes(), self._unwritten or self._pool.waiting())
 
     async def close(self) -> None:
-        """Stop what is under way, the engines, the ledger. A second call does nothing."""
+        """Cancel the calls under way, close the engines, then the ledger. A second call does nothing."""
         tasks = set(self._paying.values())
         for task in tasks:
             task.cancel()

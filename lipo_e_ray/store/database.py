@@ -1,8 +1,8 @@
 """The ledger's SQLite file: its schema, its one writer, its readers, and errors a user can act on.
 
-WAL mode, so that readers (``report``, ``replay``) can look on while a run writes, and ``synchronous=FULL``: a commit
-is on the disk before anyone acts on it. ``NORMAL`` would survive a ``kill -9`` as well, but not a machine that goes
-away, and one fsync for a chunk of answers costs nothing beside the answers.
+WAL mode lets readers (``report``, ``replay``) read while a run writes. ``synchronous=FULL`` brings a commit to the disk
+before anyone acts on it: ``NORMAL`` would survive a ``kill -9`` as well, but not a power failure, and one fsync per
+chunk of answers costs nothing beside the answers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from lipo_e_ray.store.salvage import is_damaged, salvage
 from lipo_e_ray.types import InputError, LipoError
 
 SCHEMA_VERSION = 1
-LOCK_WAIT_S = 20.0  # a killed run's actor may outlive its driver by some seconds
-BUSY_TIMEOUT_S = 5.0  # nobody else should hold it for long; the service tries again for longer
+LOCK_WAIT_S = 20.0  # the actor of a killed driver may hold the lock for some seconds more
+BUSY_TIMEOUT_S = 5.0  # SQLite's own wait for a locked file; the service then tries again for longer
 
 _SCHEMA = """
 CREATE TABLE outcomes (
@@ -48,11 +48,11 @@ CREATE TABLE rungs (
 
 
 class NotWritten(LipoError):
-    """Nothing of a transaction is in the file: it is locked, or its disk is full. A later try may succeed."""
+    """A transaction was not written because the file is locked or its disk full. A later try may succeed."""
 
 
 class Database:
-    """An open ledger file, for its one writer (a second one waits ``LOCK_WAIT_S`` for the first to end) or a reader.
+    """An open ledger file, for a reader or the only writer: a second writer waits ``LOCK_WAIT_S`` for the first to end.
 
     Raises ``InputError`` for a file that is missing (reader), foreign, damaged, of another version, or in use.
     """
@@ -67,7 +67,7 @@ class Database:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     opened.enter_context(_lock(self.path.with_suffix(".lock")))
                     self._mend()
-                # An async actor builds its ledger in one thread and uses it in another, never in two at once.
+                # An async actor opens its ledger in one thread and uses it in another, but never in two at once.
                 self._db = opened.enter_context(
                     closing(
                         sqlite3.connect(
@@ -88,7 +88,7 @@ class Database:
             ) from error
 
     def _mend(self) -> None:
-        """Keep of a damaged file what can be read; the rest is asked again."""
+        """Replace a damaged file by one with its readable rows. The run asks for the other answers again."""
         if self.path.exists() and is_damaged(self.path) and not salvage(self.path, _create):
             raise InputError(
                 f"ledger {self.path}: expected at least a row that can be read, found a damaged file "
@@ -104,7 +104,7 @@ class Database:
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"ledger {self.path}: expected schema version {SCHEMA_VERSION}, got {version}; "
-                "the file is another program's or another release's: name another run folder"
+                "another program or release wrote the file: name another run folder"
             )
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("SELECT 1 FROM outcomes LIMIT 1")  # another program may count its versions from 1 too
@@ -122,10 +122,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block's writes, or none.
+        """Write all inserts of the block, or none.
 
-        Raises ``NotWritten``, and ``LipoError`` for what no later try can write: a broken unique key is "outcome paid
-        twice".
+        Raises ``NotWritten``, and ``LipoError`` where a later try cannot succeed either; a broken unique key is called
+        "outcome paid twice".
         """
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -146,19 +146,19 @@ class Database:
             ) from error
 
     def insert(self, into: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = "") -> None:
-        """``into``: "table (column, ...)"; to be called inside ``transaction``."""
+        """Insert ``rows`` into ``into``, which is "table (column, ...)". Call it inside ``transaction``."""
         marks = ", ".join("?" * (into.count(",") + 1))
         self._db.executemany(f"INSERT INTO {into} VALUES ({marks}) {on_conflict}", rows)
 
 
 def _create(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
-    # One transaction: a kill here leaves an empty file, which the next run fills.
+    # In one transaction, so that a kill here leaves an empty file, which the next run accepts.
     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _lock(path: Path) -> TextIO:
-    """An open file that holds the writer's lock; the kernel lets go of it when the process ends, however it ends."""
+    """An open file that holds the writer's lock. The kernel frees the lock when the process ends, however it ends."""
     file = open(path, "a")  # noqa: SIM115 - held as long as the ledger
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:

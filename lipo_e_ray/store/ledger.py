@@ -1,4 +1,4 @@
-"""The ledger: every answer that was paid for, in one SQLite file; resume, cache and report all read it."""
+"""The ledger: every answer that was paid for, in one SQLite file. Cache, resume and report read it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Failure:
     prompt_id: str
     example_id: str
     error: str
-    at: float
 
 
 class Ledger:
     """The run folder's ``ledger.sqlite``.
 
-    With ``fingerprints`` it is the writer, and the only one: a second writer waits up to 20 s for the first to end.
-    Without, it is a reader, which sees the outcomes of the fingerprints written last. Not for concurrent threads.
+    With ``fingerprints`` it is opened for writing, by one writer: a second one waits up to 20 s for the first to end.
+    Without, it is opened for reading and shows the outcomes of the fingerprints written last. Not for concurrent
+    threads.
 
     Raises ``InputError`` for a file that is missing (reader), foreign, damaged, of another version, or in use.
     """
@@ -62,7 +62,7 @@ class Ledger:
     # ---- writing: one transaction each ----
 
     def record_prompt(self, prompt: Prompt) -> None:
-        """Remember what a prompt id means; a second time does nothing."""
+        """Write what a prompt id stands for; a second call does nothing."""
         with self._db.transaction():
             self._insert_prompts([prompt])
 
@@ -119,8 +119,10 @@ class Ledger:
                 )
 
     def record_proposals(self, bracket: int, proposals: Sequence[Proposal]) -> None:
-        """Write a bracket's proposals. The same ones again do nothing; others raise ``LipoError``: a run that walks
-        the same way twice proposes the same."""
+        """Write a bracket's proposals. A second call with the same proposals does nothing.
+
+        Raises ``LipoError`` when others are recorded for the bracket: a resumed run must propose the same again.
+        """
         rows = [
             (bracket, position, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
             for position, p in enumerate(proposals)
@@ -140,7 +142,7 @@ class Ledger:
                 )
 
     def record_rung(self, result: RungResult) -> None:
-        """Write a result, or replace the counts of an earlier walk (a retried failure may have been answered)."""
+        """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since."""
         o = result.observation
         with self._db.transaction():
             self._db.insert(
@@ -170,14 +172,14 @@ class Ledger:
 
     @property
     def fingerprints(self) -> Fingerprints:
-        """The writer's own; for a reader those of the last outcome (empty ones while there is none)."""
+        """Those the ledger was opened with; for a reader those of the last outcome, empty before the first outcome."""
         if self._fingerprints is not None:
             return self._fingerprints
         rows = self._db.rows("SELECT model, sampling, template FROM outcomes ORDER BY seq DESC LIMIT 1")
         return Fingerprints(*rows[0]) if rows else Fingerprints("", "", "")
 
     def statuses(self, prompt_id: str, split: str) -> dict[str, Status]:
-        """Example id -> how its answer was judged, for all that was answered."""
+        """Example id -> status, for all examples of ``split`` that the prompt was answered on."""
         rows = self._db.rows(
             f"SELECT example_id, status FROM outcomes WHERE prompt_id = ? AND {_ANSWERED} AND split = ?",
             prompt_id,
@@ -187,7 +189,7 @@ class Ledger:
         return {example_id: Status(status) for example_id, status in rows}
 
     def observation(self, prompt_id: str, example_ids: Iterable[str]) -> Observation:
-        """Counts over those of ``example_ids`` that were answered."""
+        """Counts over the answered examples among ``example_ids``."""
         known = dict(
             self._db.rows(
                 f"SELECT example_id, status FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}",
@@ -201,7 +203,7 @@ class Ledger:
         )
 
     def observations(self, split: str) -> dict[str, Observation]:
-        """Prompt id -> counts over everything answered in ``split``."""
+        """Prompt id -> counts over all answered examples of ``split``."""
         rows = self._db.rows(
             f"SELECT prompt_id, sum(status != 'correct'), count(*), sum(status = 'unparseable') "
             f"FROM outcomes WHERE split = ? AND {_ANSWERED} GROUP BY prompt_id ORDER BY min(seq)",
@@ -211,7 +213,7 @@ class Ledger:
         return {row[0]: Observation(*row) for row in rows}
 
     def outcomes(self, prompt_id: str) -> dict[str, Outcome]:
-        """Example id -> the whole outcome, both splits."""
+        """Example id -> outcome with its text, over both splits."""
         rows = self._db.rows(
             "SELECT example_id, status, text, prompt_tokens, cached_tokens, completion_tokens "
             f"FROM outcomes WHERE prompt_id = ? AND {_ANSWERED}",
@@ -261,11 +263,11 @@ class Ledger:
     def failures(self) -> list[Failure]:
         """Every failed attempt, in order."""
         return [
-            Failure(*row) for row in self._db.rows("SELECT prompt_id, example_id, error, at FROM failures ORDER BY seq")
+            Failure(*row) for row in self._db.rows("SELECT prompt_id, example_id, error FROM failures ORDER BY seq")
         ]
 
     def calls(self) -> int:
-        """All that was sent to the LLM: answered outcomes, generations and failed attempts."""
+        """How many calls were sent to the LLM: outcomes, generations and failed attempts."""
         return self._db.rows(
             "SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations) "
             "+ (SELECT count(*) FROM failures)"
@@ -294,5 +296,5 @@ def _prompt(instruction: str, exemplars: str) -> Prompt:
 
 
 def _storable(text: str) -> str:
-    """SQLite stores UTF-8: half a surrogate pair from a tokenizer must not cost a paid answer."""
+    """``text`` as SQLite can store it, in UTF-8: half a surrogate pair from a tokenizer must not lose a paid answer."""
     return text.encode("utf-8", "replace").decode()

@@ -1,18 +1,24 @@
-"""The run folder: what lies where, its one config, and the lock that keeps a second driver out."""
+"""The run folder: its files, its one config, and the lock that keeps a second driver out."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-from dataclasses import dataclass
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from lipo_e_ray.config import RunConfig, from_dict, to_dict
+from lipo_e_ray.config import RunConfig, from_dict, leaves, to_dict, tree, unknown_key
 from lipo_e_ray.task.metrics import is_user_metric
-from lipo_e_ray.types import InputError
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Example, InputError
 
-MAY_CHANGE = {"engines"}  # how fast a run goes, not what it finds
+OWN_TASK = "./task"  # rows given from Python, kept in the run folder; "./" is the run folder in a recorded config
+FREE = {"engines", "time_limit"}  # how fast a run goes and when it pauses, not what it finds
+GROWING = {"max_llm_calls", "invbo.iterations"}  # more of these only adds to what a run has found
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,18 @@ class RunFolder:
         return self.path / "best_prompt.json"
 
     @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def latent_folder(self) -> Path:
         return self.path / "latent"
+
+    def with_its_paths(self, config: RunConfig) -> RunConfig:
+        """``config`` with the task's rows, if they are kept in this folder, under the path they have now."""
+        if config.task.name != OWN_TASK:
+            return config
+        return replace(config, task=replace(config.task, name=str((self.path / OWN_TASK).resolve())))
 
     def load_config(self) -> RunConfig:
         """Raises ``InputError`` when the folder is not a run's or its config cannot be read."""
@@ -50,12 +66,14 @@ class RunFolder:
             raise InputError(
                 f"{self.config_file}: expected JSON, got {error}; restore the file or start a new run in another folder"
             ) from None
-        return from_dict(data)
+        config: RunConfig = from_dict(data)
+        return config
 
     def config_to_run(self, metric: str | None) -> RunConfig:
-        """``load_config``, with the ``--metric`` of the command, if any, held against it.
+        """``load_config``, after a check of ``--metric``, which must name the run's metric if that is the user's code.
 
-        A folder may come from somebody else, so it never decides alone which code is imported. Raises ``InputError``.
+        Raises ``InputError`` where it differs: a folder may come from somebody else, so the folder alone must not
+        decide which code is imported.
         """
         config = self.load_config()
         own = config.task.metric
@@ -66,11 +84,22 @@ class RunFolder:
             )
         return config
 
-    def claim(self, config: RunConfig) -> IO[str]:
+    def extended(self, config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+        """``config`` with ``changes``, by key, that let the run go on with more. Raises ``InputError`` for others."""
+        known = leaves(to_dict(config))
+        for key in changes:
+            if key not in known:
+                raise unknown_key(key)
+        extended: RunConfig = from_dict(tree(known | dict(changes)))
+        self._check_extends(config, extended)
+        return extended
+
+    def claim(self, config: RunConfig, task: Task | None = None) -> IO[str]:
         """Make this the folder of ``config`` and lock it; keep the returned file open for as long as the run lasts.
 
-        Raises ``InputError`` when another driver holds the lock, or when the folder belongs to a run with another
-        config: outcomes of two settings never share a folder.
+        ``task``: rows to be kept in the folder. Raises ``InputError`` when another driver holds the lock, or when the
+        folder belongs to a run with other settings or rows: outcomes of two settings never share a folder. A run may
+        go on with more calls, iterations, time or engines.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,32 +115,48 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: another process is running in this folder; wait for it, or give another --output"
             ) from None
-        if self.config_file.exists():
-            try:
-                self._check_same(config)
-            except InputError:
-                lock.close()
-                raise
-        else:
-            draft = self.config_file.with_suffix(".tmp")
-            draft.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-            draft.rename(self.config_file)
+        try:
+            if self.config_file.exists():
+                self._check_extends(self.load_config(), config)
+            self._keep(task)
+        except InputError:
+            lock.close()
+            raise
+        draft = self.config_file.with_suffix(".tmp")
+        draft.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        draft.rename(self.config_file)
         return lock
 
-    def _check_same(self, config: RunConfig) -> None:
-        there, here = _leaves(to_dict(self.load_config())), _leaves(to_dict(config))
-        changed = [key for key in here if here[key] != there[key] and key not in MAY_CHANGE]
-        if changed:
-            key = changed[0]
+    def _keep(self, task: Task | None) -> None:
+        folder = self.path / OWN_TASK
+        if task is None:
+            return
+        if not folder.exists():
+            draft = self.path / "task.tmp"
+            shutil.rmtree(draft, ignore_errors=True)  # left by a process that was killed
+            task.save(draft)
+            draft.rename(folder)
+        elif _rows(task) != _rows(Task.from_folder(folder)):
+            raise InputError(f"{self.path}: this folder holds a run on other rows; give another output")
+
+    def _check_extends(self, recorded: RunConfig, wanted: RunConfig) -> None:
+        there, here = leaves(to_dict(recorded)), leaves(to_dict(wanted))
+        for key in here:
+            if here[key] == there[key] or key in FREE:
+                continue
+            if key in GROWING and _amount(key, here[key]) > _amount(key, there[key]):
+                continue
+            why = "a run goes on with more of it, not with less" if key in GROWING else "that would be another run"
             raise InputError(
                 f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
-                f"{here[key]!r}); give another --output, or `resume` it as it is"
+                f"{here[key]!r}): {why}; give another --output, or `resume` it as it is"
             )
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _rows(task: Task) -> tuple[tuple[Example, ...], ...]:
+    return task.pool, task.validation, task.test
+
+
+def _amount(key: str, value: float) -> float:
+    """0 calls mean no limit."""
+    return math.inf if key == "max_llm_calls" and not value else value

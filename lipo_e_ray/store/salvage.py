@@ -1,6 +1,7 @@
-"""A damaged ledger: what was paid for and can still be read, in a new file in its place.
+"""Recovery of a damaged ledger: a new file with the readable rows that were paid for takes its place.
 
-A commit is on the disk before anyone acts on it, so no crash damages the file; a copy that broke off, or a disk, may.
+A crash does not damage the file, for a commit is on the disk before anyone acts on it. An interrupted copy or a failing
+disk may.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-PAID = ("prompts", "outcomes", "generations", "failures")  # proposals and rungs are computed again: half would mislead
+# Proposals and rungs are left out: the run computes them again, and half of them would mislead it.
+PAID = ("prompts", "outcomes", "generations", "failures")
 
 
 def damaged_copy(path: Path) -> Path:
@@ -21,9 +23,9 @@ def damaged_copy(path: Path) -> Path:
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a file that is, or was, a database has pages that are missing or make no sense.
+    """Whether a database file lacks pages or has pages that SQLite cannot read.
 
-    Raises ``sqlite3.DatabaseError`` for one that never was one.
+    Raises ``sqlite3.DatabaseError`` for a file that never was a database.
     """
     with closing(sqlite3.connect(path)) as db:
         try:
@@ -36,9 +38,9 @@ def is_damaged(path: Path) -> bool:
 
 
 def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
-    """Put a new database with the readable rows of ``PAID`` in the place of ``path``, which nobody has open.
+    """Replace ``path``, which nobody may have open, by a new database with its readable rows of ``PAID``.
 
-    Returns how many these are; without any, nothing is changed. The file as it was is ``damaged_copy``.
+    Returns the number of rows; where it is 0, ``path`` stays as it was. ``damaged_copy`` keeps the damaged file.
     """
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -59,14 +61,14 @@ def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
 
 
 def _cut_to_whole_pages(path: Path) -> None:
-    """SQLite reads zeros for what is missing of the last page: of a row that was cut, a beginning would be taken."""
+    """Cut off an incomplete last page: SQLite reads its missing part as zeros, and would take half a row for a row."""
     with closing(sqlite3.connect(path)) as db:
         page = db.execute("PRAGMA page_size").fetchone()[0]
     os.truncate(path, path.stat().st_size // page * page)
 
 
 def _readable(db: sqlite3.Connection, table: str) -> list[tuple]:
-    """From both ends, each up to the first row that cannot be read."""
+    """The rows from both ends of ``table``, each up to the first row that cannot be read."""
     rows: dict[int, tuple] = {}
     for order in ("ASC", "DESC"):
         try:

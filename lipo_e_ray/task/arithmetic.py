@@ -15,11 +15,11 @@ from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Example, InputError
 
 TWO_STEP_SHARE = 0.15
-"""Share of two-step problems: see docs/log.md for the landscape it was chosen on."""
+"""Share of two-step problems. docs/log.md has the error rates of prompts that it was chosen by."""
 
 _LARGEST = 9  # largest number in a question
-_LARGEST_RESULT = 99  # of any step
-_MOST = 100_000  # problems in all, far below what the templates can give, so that drawing a new one stays quick
+_LARGEST_RESULT = 99  # largest result of a step
+_MOST = 100_000  # problems in all: far fewer than the templates can give, so that a new one is drawn quickly
 
 _NAMES = ("Ada", "Ben", "Carla", "Diego", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena", "Marco",
           "Nina", "Omar", "Paula", "Ravi", "Sofia", "Tom", "Vera")  # fmt: skip
@@ -61,7 +61,7 @@ def _solve(sentences: list[str], numbers: dict[str, int]) -> str | None:
     """The worked answer, or ``None`` when a step does not come out as a whole number in 2.._LARGEST_RESULT."""
     lines = []
     for sentence in sentences:
-        left, sign, right = _STEP.search(sentence).groups()
+        ((left, sign, right),) = _STEP.findall(sentence)
         x, y = numbers[left], numbers[right]
         result = _OPERATORS[sign](x, y)
         if (sign == "/" and x % y) or not 2 <= result <= _LARGEST_RESULT:
@@ -90,7 +90,10 @@ def generate_arithmetic(pool: int, validation: int, test: int, seed: int) -> Tas
     """
     total = pool + validation + test
     if total > _MOST:
-        raise InputError(f"arithmetic: expected at most {_MOST} examples in all, got {total}; lower the sizes")
+        raise InputError(
+            f"arithmetic: expected at most {_MOST} examples in all, got {total}; lower --qa-pool-size, "
+            "--set task.validation_size or --set task.test_size"
+        )
     rng = random.Random(f"arithmetic {seed}")
     found: dict[str, Example] = {}
     while len(found) < total:

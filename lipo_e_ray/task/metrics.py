@@ -1,9 +1,12 @@
-"""Extracting and comparing answers.
+"""Metrics: how an output is judged against a reference.
 
-A metric judges an output against a reference: ``numeric``, ``choice:[labels]``, ``text`` or the user's
-``module:function``. A metric's name is a plain string that holds all it needs, so it travels to engine processes as it
-is; ``choose_metric`` writes it. No metric here raises, whatever a model writes. An output is first cut where the model
-goes on to invent the next question ("Question:" or "Q:" at the start of a line).
+A metric's name is a string that holds all that the metric needs, so that it travels to engine processes and run folders
+as it is: the name of a kind in ``METRICS``, with an argument where it takes one (``choice:["no", "yes"]``), or the
+user's ``module:function``. ``full_name`` completes what the user wrote, and ``get_metric`` gives the function. No
+metric of this module raises, whatever a model writes.
+
+To add a metric, write a function ``(output, reference) -> Status`` and register its kind in ``METRICS``, at the end of
+this module.
 """
 
 from __future__ import annotations
@@ -12,75 +15,19 @@ import importlib
 import json
 import os
 import re
-import string
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from dataclasses import dataclass
+from typing import Any
 
+from lipo_e_ray.task.extraction import cut, extract_number, final_part, is_number, label, nfkc, normalise
 from lipo_e_ray.types import Example, InputError, Status
 
 Metric = Callable[[str, str], Status]
+"""Judges an output (first argument) against a reference (second)."""
 
 MAX_LABELS = 20
-"""More different answers than this are not a closed set."""
-
-MAX_MARKS, _JOINER, _TO_MARKS = 30, "\u034f", "\u0f73\u0f75\u0f81"  # the last: no marks, but become two each
-"""Combining marks in a row: Unicode's normal forms take the square of their number, and no language writes so many
-(Unicode Standard Annex 15, section 13, Stream-Safe Text Format)."""
-
-_QUOTES = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
-_REGENERATED = re.compile(r"^[ \t>*#]*(?:Question|Q)\b[ \t\d*]*:", re.IGNORECASE | re.MULTILINE)
-_ANSWER_MARK = re.compile(r"\banswer\b[ \t*]*(?:is\b[ \t*]*:?|:)[ \t*]*", re.IGNORECASE)
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\d))?|\.\d+"
-# A minus is a sign only where no operand stands before it: "-5", "(-5", "= -$5", but not in "9-5" or the bullet "- 5".
-# "3/4" is a fraction; "12 / 6" and "12/6 =" are calculations that the model still has to do.
-_NUMBER = re.compile(
-    rf"(?<![A-Za-z0-9_.])(?P<sign>(?<![)\]])-)?[$€£]?(?P<top>{_UNSIGNED})(?:/(?P<bottom>{_UNSIGNED})(?!\s*=))?",
-    re.ASCII,
-)
-
-
-def cut(output: str) -> str:
-    """The output up to where the model invents the next question; a question it opens with is a restated one."""
-    for match in _REGENERATED.finditer(output):
-        if output[: match.start()].strip():
-            return output[: match.start()]
-    return output
-
-
-def _number(match: re.Match[str]) -> Decimal | None:
-    top, bottom = (Decimal((match[part] or "1").replace(",", "")) for part in ("top", "bottom"))
-    try:
-        value = top / bottom if match["bottom"] else top
-        return -value if match["sign"] else value
-    except ArithmeticError:  # a division by zero, or a million digits
-        return None
-
-
-def _stated(part: str) -> Decimal | None:
-    """The number a final part states: its first one, or what follows its last ``=``."""
-    line = part.strip().partition("\n")[0]
-    match = _NUMBER.search(line.rpartition("=")[2]) or _NUMBER.search(line)
-    return _number(match) if match else None
-
-
-def extract_number(output: str) -> Decimal | None:
-    """The number an output ends on: after the last ``####``, else in the last ``\\boxed{}``, else the last number.
-
-    ``$``, ``%``, thousands separators, markdown and units are left aside (``50%`` is 50); ``3/4`` is 0.75.
-    ``None``: there is no number.
-    """
-    text = cut(output).replace("\u2212", "-").replace("{,}", ",").replace("\\$", "$")
-    text = _LATEX_FRACTION.sub(r"\1/\2", text)
-    for part in [*reversed(text.split("####")[1:]), *reversed(_BOXED.findall(text))]:
-        value = _stated(part)
-        if value is not None:
-            return value
-    numbers = list(_NUMBER.finditer(text))
-    return _number(numbers[-1]) if numbers else None
+"""A closed set of labels has at most so many."""
 
 
 def numeric(output: str, reference: str) -> Status:
@@ -91,40 +38,12 @@ def numeric(output: str, reference: str) -> Status:
     return Status.CORRECT if value == extract_number(reference) else Status.WRONG
 
 
-def _nfkc(text: str) -> str:
-    """In compatibility form, with at most ``MAX_MARKS`` combining marks in a row (a joiner goes in between)."""
-    if text.isascii():
-        return text
-    run, parts = 0, []
-    for letter in text:
-        run = run + 1 if unicodedata.combining(letter) or letter in _TO_MARKS else 0
-        if run > MAX_MARKS:
-            parts.append(_JOINER)
-            run = 1
-        parts.append(letter)
-    return unicodedata.normalize("NFKC", "".join(parts))
-
-
-def _normalise(text: str) -> str:
-    """Case, punctuation and quotes at the ends, and runs of white space do not count."""
-    text = _nfkc(text).casefold()
-    return " ".join(text.split()).strip(string.punctuation + string.whitespace + _QUOTES)
-
-
-def _final(output: str) -> str | None:
-    """What follows the last ``####``, else the last "answer:" or "answer is", on that line; ``None``: no such mark."""
-    parts = output.split("####")
-    if len(parts) == 1:
-        parts = _ANSWER_MARK.split(output)
-    return parts[-1].strip().partition("\n")[0] if len(parts) > 1 else None
-
-
 def text(output: str, reference: str) -> Status:
     """Normalised exact match of the final part, or of the first line that is not empty where no part is marked."""
 
     def answer(written: str) -> str:
-        final = _final(written)
-        return _normalise(written.strip().partition("\n")[0] if final is None else final)
+        final = final_part(written)
+        return normalise(written.strip().partition("\n")[0] if final is None else final)
 
     given = answer(cut(output))
     if not given:
@@ -132,117 +51,156 @@ def text(output: str, reference: str) -> Status:
     return Status.CORRECT if given == answer(reference) else Status.WRONG
 
 
-def _label(answer: str) -> str:
-    """The label a reference answer states: its marked final part, else all of it."""
-    final = _final(answer)
-    return _normalise(answer if final is None else final)
+def choice(labels: Sequence[str]) -> Metric:
+    """The metric over a closed set of labels.
 
-
-def _choice(labels: Sequence[str]) -> Metric:
-    """Metric over a closed set of labels.
-
-    A marked final part decides by the first label in it. Without one the whole output decides, if it mentions exactly
+    In a marked final part the first label decides. Without such a part the whole output decides, if it mentions exactly
     one label, any number of times. Several different labels are ambiguous and none is nothing: both are unparseable,
     so that a prompt whose answers recite the options never scores by luck. One-letter labels ("A") must be upper case
     when they stand in a longer text, where "a" is an article.
     """
-    longest_first = sorted({_normalise(label) for label in labels}, key=len, reverse=True)
-    patterns = "|".join(
-        re.escape(label.upper()) if len(label) == 1 else f"(?i:{re.escape(label)})" for label in longest_first
-    )
+    longest_first = sorted({normalise(one) for one in labels}, key=len, reverse=True)
+    patterns = "|".join(re.escape(one.upper()) if len(one) == 1 else f"(?i:{re.escape(one)})" for one in longest_first)
     mention = re.compile(rf"(?<!\w)(?:{patterns})(?!\w)")
 
-    def choice(output: str, reference: str) -> Status:
-        kept = " ".join(_nfkc(cut(output)).split())
-        final = _final(_nfkc(cut(output)))
-        given = _normalise(kept if final is None else final)
+    def judge(output: str, reference: str) -> Status:
+        kept = " ".join(nfkc(cut(output)).split())
+        final = final_part(nfkc(cut(output)))
+        given = normalise(kept if final is None else final)
         if given not in longest_first:
-            mentioned = [_normalise(found) for found in mention.findall(kept if final is None else final)]
+            mentioned = [normalise(found) for found in mention.findall(kept if final is None else final)]
             if not mentioned or (final is None and len(set(mentioned)) > 1):
                 return Status.UNPARSEABLE
             given = mentioned[0]
-        return Status.CORRECT if given == _label(reference) else Status.WRONG
+        return Status.CORRECT if given == label(reference) else Status.WRONG
 
-    return choice
+    return judge
+
+
+@dataclass(frozen=True)
+class UserMetric:
+    """A function of the user's, ``function(output, reference) -> bool | Status``, as a ``Metric`` of that name.
+
+    It can be pickled wherever the function can. It raises ``InputError`` for any other result, and what the function
+    itself raises.
+    """
+
+    function: Callable[[str, str], Any]
+    name: str
+
+    def __call__(self, output: str, reference: str) -> Status:
+        verdict = self.function(output, reference)
+        if isinstance(verdict, Status):
+            return verdict
+        if isinstance(verdict, bool):
+            return Status.CORRECT if verdict else Status.WRONG
+        raise InputError(f"metric {self.name}: expected bool or Status as its result, got {verdict!r:.60}")
+
+
+def user_metric(function: Callable[[str, str], Any], name: str) -> Metric:
+    """``function(output, reference) -> bool | Status`` as a metric. Raises ``InputError`` for what is no function."""
+    if not callable(function):
+        raise InputError(f"metric {name}: expected a function, got {type(function).__name__}")
+    return UserMetric(function, name)
+
+
+def _imported(name: str) -> Metric:
+    """The metric of the function ``module:function``, whose module is looked for in the working directory as well."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # the user's module may do anything when it is imported
+        raise InputError(
+            f"metric {name}: expected an importable module and a function in it, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; correct --metric module:function"
+        ) from error
+    return user_metric(found, name)
 
 
 def choose_metric(examples: Sequence[Example]) -> str:
-    """The metric the reference answers call for.
+    """The metric the reference answers call for, by its full name.
 
     ``numeric`` when every answer ends in ``#### N`` or is a number; ``choice:[...]`` when the answers form a small
     closed set, each seen twice or more on average; else ``text``.
     """
-    if all(_is_number(example.answer) for example in examples):
+    if all(is_number(example.answer) for example in examples):
         return "numeric"
-    labels = {_label(example.answer) for example in examples}
+    labels = {label(example.answer) for example in examples}
     if "" not in labels and len(labels) <= MAX_LABELS and 2 * len(labels) <= len(examples):
         return choice_name(examples)
     return "text"
 
 
-def _is_number(answer: str) -> bool:
-    final = answer.rpartition("####")[2].strip().rstrip(".%")
-    match = _NUMBER.fullmatch(final)
-    return match is not None and _number(match) is not None
-
-
 def choice_name(examples: Sequence[Example]) -> str:
     """``choice:`` and the JSON list of the labels in ``examples``."""
-    return "choice:" + json.dumps(sorted({_label(example.answer) for example in examples}), ensure_ascii=False)
+    return "choice:" + json.dumps(sorted({label(example.answer) for example in examples}), ensure_ascii=False)
+
+
+def full_name(wanted: str, examples: Sequence[Example]) -> str:
+    """The name that ``get_metric`` takes for what the user wrote: ``auto`` and ``choice`` follow from ``examples``."""
+    if wanted == "auto":
+        return choose_metric(examples)
+    kind = METRICS.get(wanted)
+    return kind.complete(examples) if kind and kind.complete else wanted
 
 
 def is_user_metric(name: str) -> bool:
     """Whether ``name`` is a ``module:function``: ``get_metric`` would run code that is not this package's."""
-    return ":" in name and not name.startswith("choice:")
+    return ":" in name and name.partition(":")[0] not in METRICS
 
 
 def get_metric(name: str) -> Metric:
-    """The metric ``name`` stands for: ``numeric``, ``text``, ``choice:[...]`` or ``module:function``.
+    """The metric of that full name: ``numeric``, ``text``, ``choice:[...]`` or ``module:function``.
 
     The last is imported: take it from the user's command line, from a run folder only by ``RunFolder.config_to_run``.
     Raises ``InputError`` when there is none, or when the user's function cannot be imported.
     """
-    if name == "numeric":
-        return numeric
-    if name == "text":
-        return text
-    kind, colon, rest = name.partition(":")
-    if kind == "choice":
-        return _choice(_labels(rest))
-    if not (colon and kind and rest):
-        raise InputError(f"metric: expected auto, numeric, choice, text or module:function, got {name!r}")
-    return _user_metric(name, kind, rest)
+    kind, colon, argument = name.partition(":")
+    if kind in METRICS:
+        return METRICS[kind].make(argument)
+    if not (colon and kind and argument):
+        raise InputError(f"--metric: expected auto, {', '.join(METRICS)} or module:function, got {name!r:.60}")
+    return _imported(name)
 
 
-def _labels(listed: str) -> list[str]:
+def _choice_of(listed: str) -> Metric:
     try:
         labels = json.loads(listed)
-    except ValueError:
+    except (ValueError, RecursionError):
         labels = None
-    if not (isinstance(labels, list) and labels and all(isinstance(x, str) and _normalise(x) for x in labels)):
-        raise InputError(f'metric: expected choice:["label", ...] with one label or more, got {"choice:" + listed!r}')
-    return labels
+    if not (isinstance(labels, list) and labels and all(isinstance(x, str) and normalise(x) for x in labels)):
+        got = f"choice:{listed}"
+        raise InputError(f'--metric: expected choice:["label", ...] with one label or more, got {got!r:.60}')
+    return choice(labels)
 
 
-def _user_metric(name: str, module: str, function: str) -> Metric:
-    """The user's ``function(output, reference) -> bool | Status``, looked for in the working directory as well."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        judge = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the user's module may do anything when it is imported
-        raise InputError(
-            f"metric {name}: expected an importable module and a function in it, got {type(error).__name__}: {error}"
-        ) from error
-    if not callable(judge):
-        raise InputError(f"metric {name}: expected a function, got {type(judge).__name__}")
+def _without_argument(name: str, metric: Metric) -> Callable[[str], Metric]:
+    def make(argument: str) -> Metric:
+        if argument:
+            raise InputError(f"--metric: expected {name} alone, got {f'{name}:{argument}'!r:.60}")
+        return metric
 
-    def metric(output: str, reference: str) -> Status:
-        verdict = judge(output, reference)
-        if isinstance(verdict, Status):
-            return verdict
-        if isinstance(verdict, bool):
-            return Status.CORRECT if verdict else Status.WRONG
-        raise InputError(f"metric {name}: expected bool or Status as its result, got {verdict!r}")
+    return make
 
-    return metric
+
+@dataclass(frozen=True)
+class MetricKind:
+    """How the metrics of one kind are made.
+
+    ``make``: from the argument, which is the part of the full name after the first colon ("" where there is none), to
+    the metric; raises ``InputError`` for an argument that it cannot use. ``complete``: for a kind whose argument
+    follows from the data, from all examples of a task to the full name, where the user gave the kind alone.
+    """
+
+    make: Callable[[str], Metric]
+    complete: Callable[[Sequence[Example]], str] | None = None
+
+
+METRICS: dict[str, MetricKind] = {
+    "numeric": MetricKind(_without_argument("numeric", numeric)),
+    "choice": MetricKind(_choice_of, complete=choice_name),
+    "text": MetricKind(_without_argument("text", text)),
+}
+"""The kinds of metrics by the name that ``--metric`` takes; any other name with a colon is a ``module:function``."""

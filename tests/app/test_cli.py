@@ -4,22 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.app.cli import configure, default_output, main
-from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, to_dict
+from lipo_e_ray.app.cli import main
+from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, setting_types, to_dict
 from lipo_e_ray.store.run_folder import RunFolder
-from lipo_e_ray.types import InputError
-
-FLAGS = {
-    "task": None,
-    "model": None,
-    "seed": 0,
-    "max_llm_calls": 0,
-    "qa_pool_size": None,
-    "ape_num_instructions": None,
-    "iterations": None,
-    "use_ape": True,
-    "instructions": None,
-}
+from tests.task_files import write_task
 
 
 def ended(capsys, *arguments: str) -> tuple[int, str]:
@@ -28,46 +16,61 @@ def ended(capsys, *arguments: str) -> tuple[int, str]:
     return caught.value.code, capsys.readouterr().err
 
 
-def write_task(folder, **files: str) -> str:
-    folder.mkdir()
-    for split, number in (("train", 0), ("validation", 100), ("test", 200)):
-        rows = [{"question": f"What is {number + i} + 1?", "answer": f"{number + i + 1}"} for i in range(20)]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name, text in files.items():
-        (folder / f"{name}.jsonl").write_text(text)
-    return str(folder)
+@pytest.fixture
+def resolved(monkeypatch):
+    """What a command line resolves to, without the run."""
+    seen = []
+    monkeypatch.setattr("lipo_e_ray.app.cli._enter", lambda *arguments: "local")
+    monkeypatch.setattr("lipo_e_ray.app.cli._print_result", lambda result: None)
+    monkeypatch.setattr("lipo_e_ray.settings.fast_dtype", lambda: "bfloat16")
+    monkeypatch.setattr("lipo_e_ray.api.optimize", lambda task, **named: seen.append(named))
+
+    def of(*arguments: str) -> dict:
+        with pytest.raises(SystemExit) as caught:
+            main(["run", *arguments])
+        assert caught.value.code == 0
+        return seen[-1]
+
+    return of
 
 
-def test_flags_of_the_full_size_setting():
-    config = configure("l40s", **FLAGS | {"qa_pool_size": 6154, "ape_num_instructions": 2000, "iterations": 50})
-    assert config == PROFILES["l40s"]
+def test_flags_of_the_full_size_setting(resolved):
+    flags = ("--qa-pool-size", "6154", "--ape-num-instructions", "2000", "--iterations", "50")
+    assert resolved(*flags)["config"] == PROFILES["one-gpu"]
 
 
-def test_flags_change_what_they_name(tmp_path):
-    config = configure("demo", **FLAGS | {"task": "gsm8k", "model": "m", "seed": 3, "iterations": 0, "use_ape": False})
-    assert (config.task.name, config.model.name, config.seed) == ("gsm8k", "m", 3)
-    assert (config.invbo.iterations, config.ape.use) == (0, False)
-    assert default_output(config).name == "gsm8k-m-seed3"
+def test_flags_change_what_they_name(resolved):
+    given = resolved("--profile", "demo", "--task", "gsm8k", "--model", "m", "--seed", "3", "--iterations", "0",
+                     "--no-use-ape", "--engines", "4", "--tensor-parallel", "2", "--time-limit", "2.5",
+                     "--metric", "mine:judge", "--max-llm-calls", "900", "--qa-pool-size", "9")  # fmt: skip
+    config = given["config"]
+    assert (config.task.name, config.task.metric, config.task.pool_size) == ("gsm8k", "mine:judge", 9)
+    assert (config.model.name, config.model.tensor_parallel, config.engines) == ("m", 2, 4)
+    assert (config.seed, config.invbo.iterations, config.ape.use) == (3, 0, False)
+    assert (config.time_limit, config.max_llm_calls) == (2.5, 900)
+    assert given["output"].name == "gsm8k-m-seed3"
 
 
-@pytest.mark.parametrize(
-    ("profile", "fast", "dtype"),
-    [("demo", "float32", "float32"), ("demo", "bfloat16", "bfloat16"), ("l40s", "float32", "bfloat16")],
-)
-def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, fast, dtype):
-    monkeypatch.setattr("lipo_e_ray.app.cli.fast_dtype", lambda: fast)
-    assert configure(profile, **FLAGS).model.dtype == dtype
+def test_a_flag_wins_over_set_and_that_over_the_file(resolved, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 1\nprofile = 'demo'\nmax_exemplars = 1\n[model]\nmax_tokens = 1\n")
+    arguments = ("--config", str(file), "--set", "seed=2", "--set", "model.max_tokens=2", "--seed", "3")
+    config = resolved(*arguments)["config"]
+    assert (config.seed, config.model.max_tokens, config.max_exemplars, config.profile) == (3, 2, 1, "demo")
 
 
-def test_engines_and_tensor_parallel():
-    config = configure("demo", **FLAGS, engines=4, tensor_parallel=2)
-    assert (config.engines, config.model.tensor_parallel) == (4, 2)
-    assert config.model.name == PROFILES["demo"].model.name
-
-
-def test_the_users_own_metric():
-    assert configure("demo", **FLAGS, metric="mine:judge").task.metric == "mine:judge"
-    assert configure("demo", **FLAGS).task.metric == "auto"
+def test_where_every_value_comes_from(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", "--profile", "demo", "--seed", "4", "--set", "model.max_tokens=32", "--show-config"])
+    assert caught.value.code == 0
+    rows = [line.replace("┃", "│").strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
+    shown = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 4}
+    assert shown["seed"] == ["4", "--seed", "--seed"]
+    assert shown["model.max_tokens"] == ["32", "--set", "--set model.max_tokens=..."]
+    assert shown["hyperband.b_min"] == ["8", "profile demo", "--set hyperband.b_min=..."]
+    assert shown["hyperband.eta"] == ["2", "default", "--set hyperband.eta=..."]
+    assert len(shown) == len(setting_types()) + 1
 
 
 MINE = """
@@ -84,7 +87,7 @@ def hostile(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mine.py").write_text(MINE)
-    task = TaskConfig(write_task(tmp_path / "task"), 0, 0, 0, "mine:judge")
+    task = TaskConfig(str(write_task(tmp_path / "task")), 0, 0, 0, "mine:judge")
     config = replace(PROFILES["demo"], task=task, hyperband=HyperbandConfig(b_min=99))  # refused once the task is read
     RunFolder(tmp_path / "run").claim(config).close()
     yield tmp_path
@@ -106,11 +109,6 @@ def test_a_run_folder_alone_has_no_code_imported(capsys, hostile, command, impor
     assert message in err and err.count("\n") == 1
 
 
-def test_unknown_profile():
-    with pytest.raises(InputError, match="expected one of l40s, cluster, demo, got 'x'"):
-        configure("x", **FLAGS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,8 +118,14 @@ def test_unknown_profile():
         (["run", "--seed", "one"], "--seed"),
         (["run", "--seed", "-1"], "expected 0 or more, got -1"),
         (["run", "--profile", "x"], "--profile: expected one of"),
-        (["run", "--engines", "-1"], "RunConfig.engines: expected 0 or more, got -1"),
-        (["run", "--tensor-parallel", "0"], "tensor_parallel: expected 1 or more, got 0"),
+        (["run", "--engines", "-1"], "engines: expected 0 or more, got -1"),
+        (
+            ["run", "--tensor-parallel", "0"],
+            "model.tensor_parallel: expected 1 or more, got 0; change it with --tensor-parallel",
+        ),
+        (["run", "--set", "seed"], "--set: expected KEY=VALUE"),
+        (["run", "--set", "model.max_token=3"], "did you mean model.max_tokens"),
+        (["plan", "--config", "/nowhere.toml"], "--config: expected a TOML or JSON file"),
         (["run", "--address", "somewhere"], "--address: expected local, auto, host:port or ray://host:port"),
         (["run", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: "),
         (["resume", "there", "--address", "ray://127.0.0.1:1"], "--address ray://127.0.0.1:1: "),
@@ -156,9 +160,11 @@ def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arg
     ],
 )
 def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
-    task = write_task(tmp_path / "task", **files)
+    task = write_task(tmp_path / "task")
+    for name, text in files.items():
+        (task / f"{name}.jsonl").write_text(text)
     output = tmp_path / "run"
-    status, err = ended(capsys, "run", "--profile", "demo", "--task", task, "--output", str(output))
+    status, err = ended(capsys, "run", "--profile", "demo", "--task", str(task), "--output", str(output))
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
@@ -168,7 +174,7 @@ def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
 def test_a_config_with_an_unknown_key(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"]) | {"sede": 1}))
     status, err = ended(capsys, "resume", str(tmp_path))
-    assert (status, "unknown key 'sede'" in err) == (2, True)
+    assert (status, "unknown setting 'sede'" in err) == (2, True)
 
 
 def test_report_without_a_ledger(capsys, tmp_path):
@@ -185,6 +191,15 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch, tmp_path, command):
     monkeypatch.setattr("lipo_e_ray.app.cli._enter", interrupted)
     arguments = [] if command == "run" else [str(tmp_path)]
     assert ended(capsys, command, *arguments) == (130, "")
+
+
+def test_a_command_on_a_cluster_sends_its_changes_along(monkeypatch):
+    sent = []
+    monkeypatch.setattr("lipo_e_ray.distributed.session.check_address", lambda address: address)
+    monkeypatch.setattr("lipo_e_ray.app.remote.run_remotely", lambda *arguments: sent.extend(arguments[3]) or 0)
+    with pytest.raises(SystemExit):
+        main(["resume", "there", "--max-llm-calls", "900", "--iterations", "5", "--address", "ray://head:10001"])
+    assert sent == ["--max-llm-calls", "900", "--iterations", "5"]
 
 
 @pytest.mark.parametrize("command", [("run",), ("resume", "there"), ("evaluate", "there")])

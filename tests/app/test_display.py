@@ -6,27 +6,9 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from lipo_e_ray.app.display import Display, Snapshot, clock
-from lipo_e_ray.search.hyperband import Snapshot as Walk
-from lipo_e_ray.types import Observation
-
-BEST = Observation("p", 49, 128)
-
-
-def snapshot(done=10, rung=1, bracket=2, rate=20.0, best=BEST, opened=1):
-    walk = Walk(
-        bracket=bracket,
-        brackets=9,
-        open=opened,
-        stage="hyperband",
-        rung=rung,
-        rungs=4,
-        fidelity=32,
-        done=0,
-        planned=5000,
-        incumbent=best,
-    )
-    return Snapshot(walk, done, rate, calls=1300, failed=2, ready=3, engines=4)
+from lipo_e_ray.app.display import Display
+from lipo_e_ray.progress import Message, Waiting
+from tests.test_progress import snapshot
 
 
 @pytest.fixture
@@ -41,7 +23,7 @@ def display(out):
 
 
 def test_a_line_says_all_of_it(display, out):
-    display.update(snapshot())
+    display(snapshot())
     assert out.getvalue() == (
         "[ 0:00] hyperband | bracket 3/9 | rung 2/4 (32 examples) | evaluations 10/5,000 | speed 20.0/s | "
         "best 38.3% error on 128 examples | calls 1,300 (2 failed) | engines 3/4 | left ~4:10\n"
@@ -50,7 +32,7 @@ def test_a_line_says_all_of_it(display, out):
 
 def test_one_line_for_each_change_of_place(display, out):
     for shown in (snapshot(), snapshot(done=20), snapshot(rung=2), snapshot(rung=2, done=30), snapshot(bracket=3)):
-        display.update(shown)
+        display(shown)
     assert [line.split(" | ")[1:3] for line in out.getvalue().splitlines()] == [
         ["bracket 3/9", "rung 2/4 (32 examples)"],
         ["bracket 3/9", "rung 3/4 (32 examples)"],
@@ -58,25 +40,8 @@ def test_one_line_for_each_change_of_place(display, out):
     ]
 
 
-def test_other_open_brackets_are_counted(display, out):
-    display.update(snapshot(opened=3))
-    assert "| bracket 3/9 (+2) |" in out.getvalue()
-
-
-def test_unknown_is_said_and_not_guessed(display, out):
-    display.update(snapshot(rate=0.0, best=None))
-    assert "best none yet" in out.getvalue()
-    assert out.getvalue().endswith("left unknown\n")
-
-
-def test_time_left_is_the_rest_over_the_rate():
-    assert snapshot(done=4000, rate=10.0).seconds_left == 100
-    assert snapshot(done=6000, rate=10.0).seconds_left == 0
-    assert snapshot(rate=0.0).seconds_left is None
-
-
 def test_sentences_are_text_and_stay_on_their_line(display, out):
-    display.say("[red]new[/red] :smile:\x1b[2J\ntwo")
+    display(Message("[red]new[/red] :smile:\x1b[2J\ntwo"))
     assert out.getvalue() == "[ 0:00] [red]new[/red] :smile: [2J two\n"
 
 
@@ -90,9 +55,9 @@ def wait_for(condition):
 def test_a_heartbeat_repeats_the_newest_state(out):
     with Display(Console(file=out), heartbeat=0.02) as display:
         wait_for(lambda: "still: starting" in out.getvalue())
-        display.update(snapshot(done=77))
+        display(snapshot(done=77))
         wait_for(lambda: "still: hyperband | bracket 3/9" in out.getvalue())
-        display.say("measuring")
+        display(Message("measuring"))
         wait_for(lambda: "still: measuring" in out.getvalue())
     written = out.getvalue()
     time.sleep(0.06)
@@ -104,12 +69,12 @@ def test_a_line_at_least_every_30_seconds_also_when_nothing_changes(out):
     """On a clock of its own: the thread sleeps as long as ``beat`` says, here 3 s longer each time."""
     clock, written = [0.0], [0.0]
     display = Display(Console(file=out, width=60), now=lambda: clock[0])
-    display.update(snapshot(rate=0.0))
+    display(snapshot(rate=0.0))
     while clock[0] < 600:
         sleep = display.beat()
         if out.getvalue().count("\n") > len(written):
             written.append(clock[0])
-        display.update(snapshot(rate=0.0))  # no change: no line, and none is put off
+        display(snapshot(rate=0.0))  # no change: no line, and none is put off
         clock[0] += sleep + 3
     assert max(after - before for before, after in pairwise(written)) <= 30
     assert written[-1] > 570
@@ -118,11 +83,11 @@ def test_a_line_at_least_every_30_seconds_also_when_nothing_changes(out):
 def test_a_heartbeat_says_what_the_run_waits_for(out):
     clock = [0.0]
     display = Display(Console(file=out, width=60), now=lambda: clock[0])
-    display.say("asking the model")
-    display.wait_for("engine 2 waits for 0.9 GPU, for 65 s")
+    display(Message("asking the model"))
+    display(Waiting("engine 2 waits for 0.9 GPU, for 65 s"))
     clock[0] = 20.0
     display.beat()
-    display.wait_for("")
+    display(Waiting(""))
     clock[0] = 40.0
     display.beat()
     assert out.getvalue().splitlines()[1:] == [
@@ -134,8 +99,8 @@ def test_a_heartbeat_says_what_the_run_waits_for(out):
 def test_in_a_terminal_a_panel_holds_the_facts_and_goes_away(out):
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
     with Display(console) as display:
-        display.update(snapshot())
-        display.say("engines ready")
+        display(snapshot())
+        display(Message("engines ready"))
         wait_for(lambda: "rung 2/4" in out.getvalue())
     shown = out.getvalue()
     for fact in ("bracket 3/9", "10/5,000", "38.3% error on 128 examples", "~4:10", "20.0/s", "engines ready"):
@@ -146,8 +111,3 @@ def test_in_a_terminal_a_panel_holds_the_facts_and_goes_away(out):
 def test_stop_twice_does_nothing(display):
     display.stop()
     display.stop()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3661, "1:01:01")])
-def test_clock(seconds, text):
-    assert clock(seconds) == text

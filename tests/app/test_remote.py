@@ -1,6 +1,5 @@
 """What can be said without a cluster; the whole way is in tests/cluster/test_client.py."""
 
-import json
 import subprocess
 import sys
 import time
@@ -16,17 +15,14 @@ from lipo_e_ray.config import PROFILES, TaskConfig
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.loading import load_task
 from lipo_e_ray.types import EngineError, InputError
+from tests.task_files import write_task
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A task and instructions of the user's own, named as seen from ``tmp_path``."""
     monkeypatch.chdir(tmp_path)
-    task = tmp_path / "mine"
-    task.mkdir()
-    for split, first in (("train", 0), ("validation", 100), ("test", 200)):
-        rows = [{"question": f"What is {first + i} + 1?", "answer": f"{first + i + 1}"} for i in range(8)]
-        (task / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = write_task(tmp_path / "mine", sizes=(8, 8, 8))
     (task / "notes.txt").write_text("not for the cluster")
     (tmp_path / "own.txt").write_text("Add one.\n")
     return replace(PROFILES["demo"], task=TaskConfig("mine"), instructions_file=str(tmp_path / "own.txt"))

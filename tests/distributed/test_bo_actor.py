@@ -125,7 +125,7 @@ def broken_slot(cluster, tmp_path):
 
 def answer(slot):
     deadline = time.monotonic() + 120
-    while (proposals := slot.propose(lambda: REQUEST)) is None:
+    while (proposals := slot.propose(REQUEST)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return [proposal.prompt.instruction for proposal in proposals]

@@ -122,7 +122,7 @@ def service(behaviour="answer", proposals=None):
     return ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals)
 
 
-def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda snapshot: None):
+def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda position: None):
     bo = BOSlot(partial(runner.start_bo_actor, make_proposer, handle))
     runner.tune_search(hyperband, handle, bo, tmp_path, on_event)
 
@@ -143,20 +143,20 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     assert any(r.observation.evaluated < r.fidelity for r in rungs), "the landscape should have failing prompts"
 
     tuned, handle, events, before = Hyperband(brackets(), seed=3, overlap=2), service(), [], dict(os.environ)
-    search(tuned, handle, tmp_path, on_event=lambda snapshot: events.append((time.perf_counter(), snapshot)))
+    search(tuned, handle, tmp_path, on_event=lambda position: events.append((time.perf_counter(), position)))
     recorded, tuned_rungs, torch_in_trials, most = ray.get(handle.seen.remote())
 
     assert recorded == proposals
     assert same(tuned_rungs) == same(rungs)
     assert tuned.incumbent() == alone.incumbent() is not None
-    assert events[-1][1] == alone.snapshot()
+    assert events[-1][1] == alone.position()
     assert torch_in_trials == {False}
     assert most >= 6, "the seeds' whole rung is under way at a time"
     assert list(tmp_path.iterdir()) == []
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
     # After the first rung, in which the trial processes start.
-    first = next(i for i, (_, snapshot) in enumerate(events) if snapshot.bracket == 1)
+    first = next(i for i, (_, position) in enumerate(events) if position.bracket == 1)
     later = sum(r.bracket > 0 for r in rungs)
     assert (events[-1][0] - events[first][0]) / later < 0.25, "s per prompt and rung; 0.01 on an idle machine"
 
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):
 
     timer = threading.Timer(1.0, interrupt)
 
-    def on_event(snapshot) -> None:
+    def on_event(position) -> None:
         with suppress(RuntimeError):  # started already
             timer.start()
 

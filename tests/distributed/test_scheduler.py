@@ -11,9 +11,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from lipo_e_ray.distributed.scheduler import ACTORS_KEPT, BracketScheduler
 from lipo_e_ray.distributed.searcher import trial_config
-from lipo_e_ray.search.hyperband import Bracket, Evaluate, Hyperband, Propose, Rung
-from lipo_e_ray.search.replay import Walk
-from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal
+from lipo_e_ray.search.hyperband import Bracket, Evaluate, Hyperband, Rung
+from lipo_e_ray.types import EngineError, Evaluation, Observation, Prompt, Request
 
 BRACKETS = [
     Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))),
@@ -57,23 +56,23 @@ def controller():
 @pytest.fixture
 def scheduler():
     """Three brackets of two, two and one rungs, one rung apart."""
-    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
-    scheduler = BracketScheduler(walk)
-    scheduler.walk = walk
+    hyperband = Hyperband(BRACKETS, 0, overlap=1)
+    scheduler = BracketScheduler(hyperband, lambda results: None)
+    scheduler.hyperband = hyperband
     return scheduler
 
 
 def start(scheduler, controller, texts):
     """Enter the proposals the walk waits for, and a trial for them."""
-    wanted = scheduler.walk.hyperband.actions()[0]
-    assert isinstance(wanted, Propose)
-    scheduler.walk.enter(wanted.bracket, [Proposal(Prompt(t), Origin("ape", "hyperband", 0)) for t in texts])
+    request = scheduler.hyperband.actions()[0]
+    assert isinstance(request, Request)
+    scheduler.hyperband.enter(request.bracket, [Prompt(text) for text in texts])
     action = next(
         action
-        for action in scheduler.walk.hyperband.actions()
-        if isinstance(action, Evaluate) and action.bracket.index == wanted.bracket.index
+        for action in scheduler.hyperband.actions()
+        if isinstance(action, Evaluate) and action.bracket == request.bracket
     )
-    trial = FakeTrial(trial_config(scheduler.walk, action))
+    trial = FakeTrial(trial_config(action))
     scheduler.on_trial_add(controller, trial)
     return trial
 
@@ -141,11 +140,11 @@ def test_trials_without_a_process_are_named(scheduler, controller):
     assert scheduler.waiting() == "bracket 1 waits for 0.001 CPU; bracket 2 waits for 0.001 CPU"
 
 
-def test_what_the_service_raised_ends_the_walk(scheduler, controller):
+def test_what_the_service_raised_ends_the_search(scheduler, controller):
     trial = start(scheduler, controller, "abcd")
     error = EngineError("the engines are gone")
     assert scheduler.on_trial_result(controller, trial, {"error": error}) == TrialScheduler.STOP
-    assert scheduler.walk.failed is error
+    assert scheduler.failed is error
 
 
 def test_a_trial_that_died_is_tried_again_until_it_does_not_help(scheduler, controller):
@@ -153,7 +152,7 @@ def test_a_trial_that_died_is_tried_again_until_it_does_not_help(scheduler, cont
     trial.num_failures, trial.get_pickled_error = 4, ActorDiedError
     trial.should_recover = lambda: True
     scheduler.on_trial_error(controller, trial)
-    assert scheduler.walk.failed is None
+    assert scheduler.failed is None
     trial.should_recover = lambda: False
     scheduler.on_trial_error(controller, trial)
-    assert str(scheduler.walk.failed).startswith("the trial of bracket 1 broke 4 times, last: ActorDiedError: ")
+    assert str(scheduler.failed).startswith("the trial of bracket 1 broke 4 times, last: ActorDiedError: ")

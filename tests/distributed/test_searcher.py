@@ -7,7 +7,6 @@ from ray.tune.search import Searcher
 
 from lipo_e_ray.distributed import searcher as module
 from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung
-from lipo_e_ray.search.replay import Walk
 from lipo_e_ray.types import EngineError, Evaluation, Observation, Origin, Prompt, Proposal, Request
 
 BRACKETS = [Bracket(0, "hyperband", 1, (Rung(3, 4), Rung(1, 8))), Bracket(1, "hyperband", 0, (Rung(2, 8),))]
@@ -26,7 +25,7 @@ class FakeSlot:
 
     def propose(self, request):
         if self.answered:
-            self.asked.append(request())
+            self.asked.append(request)
             self.references.append([])
         self.answered = bool(self.references[-1])
         return self.references[-1] or None
@@ -44,14 +43,15 @@ def events():
 
 @pytest.fixture
 def searcher(actor, events):
-    walk = Walk(Hyperband(BRACKETS, 0, overlap=1), lambda results: None)
-    searcher = module.ProposalSearcher(walk, actor, lambda: events.append("proposed"))
-    searcher.walk = walk
+    hyperband = Hyperband(BRACKETS, 0, overlap=1)
+    searcher = module.ProposalSearcher(hyperband, actor, lambda: searcher.failed, lambda: events.append("proposed"))
+    searcher.hyperband, searcher.failed = hyperband, None
     return searcher
 
 
 def observe(searcher, bracket, rung, texts, n):
-    searcher.walk.observe(bracket, rung, [Evaluation(Observation(Prompt(t).id, ord(t) - 97, n), 0, n) for t in texts])
+    evaluations = [Evaluation(Observation(Prompt(text).id, ord(text) - 97, n), 0, n) for text in texts]
+    searcher.hyperband.observe(bracket, rung, evaluations)
 
 
 def test_it_asks_once_and_waits_without_blocking(searcher, actor, events):
@@ -86,7 +86,7 @@ def test_a_bracket_is_handed_out_once_and_the_next_is_asked_for_while_it_runs(se
     assert searcher.suggest("end") == Searcher.FINISHED
 
 
-def test_why_the_walk_cannot_go_on_is_raised(searcher):
-    searcher.walk.failed = EngineError("the engines are gone")
+def test_why_the_search_cannot_go_on_is_raised(searcher):
+    searcher.failed = EngineError("the engines are gone")
     with pytest.raises(EngineError, match="the engines are gone"):
         searcher.suggest("t0")

@@ -1,4 +1,4 @@
-"""A driver process of the fault tests: the whole job, on engines whose answers are a formula.
+"""A driver process of the fault tests: the whole job, but the LLM's answers and the embeddings are formulas.
 
 ``python job.py CONFIG_JSON RUN_FOLDER PAID_FILE [ADDRESS]``. Every (prompt, example) and every conversation an engine
 is asked is a line in ``PAID_FILE``, written before the answer: what was paid, whatever became of it.
@@ -13,12 +13,15 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from lipo_e_ray.store.run_folder import RunFolder
-from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling
+from lipo_e_ray.recipe import ProposerRecipe
+from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling, digest
+from tests.shown import run_shown
 
 ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
 LATENCY = Latency(1e9, step_s=0.02, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 80 answers a second
@@ -54,17 +57,35 @@ class PaidEngine(SimulatedEngine):
         return await super().generate(conversations, samplings)
 
 
+class WordEncoder:
+    """Unit vectors from hashed words: the real encoder takes each process 5 s to import, and no fault depends on it."""
+
+    width = 64
+    fingerprint = "words"
+
+    def __init__(self, name: str) -> None:
+        """``name`` is that of the real one."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        rows = np.zeros((len(texts), self.width), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in text.split():
+                row += np.random.default_rng(int(digest(word), 16)).standard_normal(self.width)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
 def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
     return EngineSpec(partial(kind, paid), SimulatedEngine().fingerprints, len, on_gpu=False)
 
 
 if __name__ == "__main__":
-    from lipo_e_ray import run
+    from lipo_e_ray import job
 
-    run.EnginesConfig = partial(run.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
+    job.EnginesConfig = partial(job.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
+    job.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
     config, folder, paid, *address = sys.argv[1:]
     try:
-        run.run_search_job(from_dict(json.loads(config)), RunFolder(Path(folder)), spec(Path(paid)), *address)
+        run_shown(from_dict(json.loads(config)), Path(folder), spec(Path(paid)), *address)
     except KeyboardInterrupt:
         sys.exit(130)
     except LipoError as error:

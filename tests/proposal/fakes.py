@@ -7,10 +7,13 @@ import torch
 
 from lipo_e_ray.config import ProposalConfig, RunConfig
 from lipo_e_ray.latent.inversion import Inversion
+from lipo_e_ray.proposal.candidates import SearchState
+from lipo_e_ray.proposal.exemplars import ExemplarPool
+from lipo_e_ray.proposal.posterior import PromptPosterior
 from lipo_e_ray.proposal.proposer import Proposer
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Example, Observation, Prompt, digest
+from lipo_e_ray.types import Example, Observation, Prompt, Request, digest
 
 WORDS = (
     ("solve", "read", "answer", "check", "compute"),
@@ -116,16 +119,27 @@ def random_observations(m: int, seed: int, texts) -> list[tuple[Prompt, Observat
     return [observe(prompt, rng, int(rng.choice([16, 32, 64]))) for prompt in prompts]
 
 
-KNOWN = {text: "seed" if i < 4 else "ape" for i, text in enumerate(TEXTS[::6])}  # 30
+GIVEN = {text: "seed" if i < 4 else "ape" for i, text in enumerate(TEXTS[::6])}  # 30
+EXEMPLARS = ExemplarPool(POOL, 4)
+OBSERVED = random_observations(40, 0, list(GIVEN))
 
 
-def make_proposer(seed=0, limit=4, proposal=SMALL, known=KNOWN, **changes) -> Proposer:
+def make_state(texts=tuple(GIVEN), observed=OBSERVED, stage="hyperband", running=(), fitted=True) -> SearchState:
+    """What a source is told after ``observed``."""
+    request = Request(stage, 3, 6, tuple(observed), tuple(running))
+    posterior = PromptPosterior.fit(JointPromptGP(INST_DIM), FakeSpace(), request) if fitted else None
+    excluded = frozenset(prompt.id for prompt in (*(prompt for prompt, _ in observed), *running))
+    return SearchState(request, texts, excluded, posterior)
+
+
+def make_proposer(seed=0, limit=4, proposal=SMALL, given=GIVEN, **changes) -> Proposer:
     config = RunConfig(seed=seed, max_exemplars=changes.get("max_exemplars", 4), proposal=proposal)
     task = Task("fake", POOL, (), (), "numeric")
     return Proposer(
         task,
         config,
-        known,
+        given,
         lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)),
+        sources=changes.get("sources"),
         make_gp=changes.get("make_gp", JointPromptGP),
     )

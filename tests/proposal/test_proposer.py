@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lipo_e_ray.config import ProposalConfig
+from lipo_e_ray.proposal.candidates import Candidate
 from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.types import Observation, Prompt, Request
 from tests.proposal.fakes import (
-    KNOWN,
+    GIVEN,
     POOL,
     FakeSpace,
     embedding,
@@ -19,7 +20,7 @@ from tests.proposal.fakes import (
     true_error,
 )
 
-OBSERVED = random_observations(30, 1, list(KNOWN))
+OBSERVED = random_observations(30, 1, list(GIVEN))
 
 
 def ask(stage, bracket, n, observed=(), running=()):
@@ -28,7 +29,7 @@ def ask(stage, bracket, n, observed=(), running=()):
 
 def test_seeds_come_without_exemplars_in_order():
     proposals = make_proposer().propose(ask("seeds", 0, 3))
-    assert [p.prompt for p in proposals] == [Prompt(text) for text in list(KNOWN)[:3]]
+    assert [p.prompt for p in proposals] == [Prompt(text) for text in list(GIVEN)[:3]]
     assert {(p.origin.source, p.origin.stage, p.origin.bracket) for p in proposals} == {("seed", "seeds", 0)}
 
 
@@ -45,8 +46,8 @@ def test_seeds_need_no_latent_space_and_it_is_made_once():
 
 
 def test_only_seeds_and_files_are_seeds():
-    known = {"one": "ape", "two": "file", "three": "seed"}
-    assert [p.prompt.instruction for p in make_proposer(known=known).propose(ask("seeds", 0, 9))] == ["two", "three"]
+    given = {"one": "ape", "two": "file", "three": "seed"}
+    assert [p.prompt.instruction for p in make_proposer(given=given).propose(ask("seeds", 0, 9))] == ["two", "three"]
 
 
 def test_without_observations_a_batch_is_random():
@@ -57,24 +58,29 @@ def test_without_observations_a_batch_is_random():
 
 
 def test_seeds_alone_teach_nothing_about_exemplars_and_a_batch_is_random():
-    seeds = [(Prompt(text), Observation(Prompt(text).id, 5, 10)) for text in list(KNOWN)[:6]]
+    seeds = [(Prompt(text), Observation(Prompt(text).id, 5, 10)) for text in list(GIVEN)[:6]]
     proposals = make_proposer().propose(ask("hyperband", 1, 20, seeds))
     assert all("mean" not in p.info for p in proposals)
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
 
 
-def test_on_a_grid_only_its_prompts_are_proposed_until_none_is_left():
-    rng = np.random.default_rng(7)
-    grid = tuple({prompt.id: prompt for prompt in (random_prompt(rng, list(KNOWN)) for _ in range(30))}.values())
-    proposer = make_proposer()
-    proposer._grid = grid
-    ids = {prompt.id for prompt in grid}
-    blind = {p.prompt.id for p in proposer.propose(ask("hyperband", 1, 6))}
-    assert len(blind) == 6 and blind <= ids
-    seen = {p.prompt.id for p in proposer.propose(ask("hyperband", 1, 6, OBSERVED))}
-    assert len(seen) == 6 and seen <= ids
-    left = proposer.propose(ask("hyperband", 1, 99, OBSERVED, grid[:20]))
-    assert {p.prompt.id for p in left} == {p.id for p in grid[20:]} - {prompt.id for prompt, _ in OBSERVED}
+def test_sources_fill_the_batch_in_their_order_and_are_told_what_is_in_it():
+    told = []
+
+    class Fixed:
+        def __init__(self, *texts):
+            self.prompts = [Prompt(text) for text in texts]
+
+        def propose(self, state, count, rng):
+            told.append((count, len(state.excluded)))
+            return [Candidate(prompt, 0.5, {"from": "fixed"}) for prompt in state.new(self.prompts)[:count]]
+
+    sources = {"hyperband": (Fixed("a", "b"), Fixed("b", "c"), Fixed("d", "e"), Fixed("never asked"))}
+    proposals = make_proposer(sources=sources).propose(ask("hyperband", 1, 4))
+    assert [p.prompt.instruction for p in proposals] == list("abcd")
+    assert told == [(4, 0), (2, 2), (1, 3)]
+    assert proposals[0].info["from"] == "fixed" and len(proposals[0].info["z"]) == FakeSpace.dim
+    assert proposals[0].origin.cosine == 0.5
 
 
 class NaNSpace(FakeSpace):
@@ -95,9 +101,7 @@ class UnfitGP(JointPromptGP):
 @pytest.mark.parametrize("stage", ["hyperband", "invbo"])
 @pytest.mark.parametrize("broken", ["latents", "GP"])
 def test_without_a_usable_surrogate_the_search_goes_on_at_random_and_says_so(stage, broken, caplog):
-    proposer = make_proposer(space=NaNSpace()) if broken == "latents" else make_proposer()
-    if broken == "GP":
-        proposer._make_gp = UnfitGP
+    proposer = make_proposer(space=NaNSpace()) if broken == "latents" else make_proposer(make_gp=UnfitGP)
     proposals = proposer.propose(ask(stage, 3, 20, OBSERVED))
     assert len({p.prompt.id for p in proposals} - {prompt.id for prompt, _ in OBSERVED}) == 20
     assert len({len(p.prompt.exemplars) for p in proposals}) > 2
@@ -164,25 +168,25 @@ def test_the_surrogate_is_given_every_rung_of_a_prompt():
 
 
 def test_an_exhausted_space_gives_what_there_is_and_says_so(caplog):
-    known = dict(list(KNOWN.items())[:8])
-    observed = [(Prompt(text), Observation(Prompt(text).id, i, 16)) for i, text in enumerate(list(known)[:5])]
-    proposer = make_proposer(known=known, max_exemplars=0)
+    given = dict(list(GIVEN.items())[:8])
+    observed = [(Prompt(text), Observation(Prompt(text).id, i, 16)) for i, text in enumerate(list(given)[:5])]
+    proposer = make_proposer(given=given, max_exemplars=0)
     assert len(proposer.propose(ask("hyperband", 0, 6, observed))) == 3
     assert "expected 6 new prompts, found 3" in caplog.text
-    unanswered = [(Prompt(text), Observation(Prompt(text).id, 0, 0)) for text in list(known)[5:7]]
+    unanswered = [(Prompt(text), Observation(Prompt(text).id, 0, 0)) for text in list(given)[5:7]]
     (last,) = proposer.propose(ask("hyperband", 0, 6, [*observed, *unanswered]))
-    assert last.prompt == Prompt(list(known)[7])
+    assert last.prompt == Prompt(list(given)[7])
 
 
 def test_no_instruction_is_refused():
     with pytest.raises(ValueError, match="at least one instruction"):
-        make_proposer(known={})
+        make_proposer(given={})
 
 
 def test_invbo_writes_new_instructions_near_their_targets():
     space = FakeSpace()
     proposals = make_proposer(space=space).propose(ask("invbo", 7, 6, OBSERVED))
-    new = [p for p in proposals if p.prompt.instruction not in KNOWN]
+    new = [p for p in proposals if p.prompt.instruction not in GIVEN]
     assert len(new) >= 3 and proposals[: len(new)] == new
     for p in new:
         target = space.decode_instruction(torch.tensor([p.info["target"]], dtype=torch.float64))[0]
@@ -197,13 +201,13 @@ def test_invbo_falls_back_when_nothing_new_is_written():
     proposals = make_proposer(limit=0).propose(ask("invbo", 7, 6, OBSERVED))
     assert len(proposals) == 6
     assert all(
-        p.prompt.instruction in KNOWN and p.origin.stage == "invbo" and p.origin.source != "invbo" for p in proposals
+        p.prompt.instruction in GIVEN and p.origin.stage == "invbo" and p.origin.source != "invbo" for p in proposals
     )
 
 
 def test_instructions_of_invbo_stay_in_the_search():
     text = "solve this problem again"
-    assert text not in KNOWN
+    assert text not in GIVEN
     star = Prompt(text, POOL[:2])
     observed = [*OBSERVED, (star, Observation(star.id, 0, 128))]
     proposals = make_proposer().propose(ask("hyperband", 9, 16, observed))
@@ -214,9 +218,9 @@ def test_proposals_beat_random_prompts_on_a_landscape():
     """True error of 16 proposals after 60 observations against 300 random prompts, 3 seeds."""
     gains = {"hyperband": [], "invbo": []}
     for seed in range(3):
-        observed = random_observations(60, seed, list(KNOWN))
+        observed = random_observations(60, seed, list(GIVEN))
         rng = np.random.default_rng(100 + seed)
-        random = np.mean([true_error(random_prompt(rng, list(KNOWN))) for _ in range(300)])
+        random = np.mean([true_error(random_prompt(rng, list(GIVEN))) for _ in range(300)])
         for stage, gain in gains.items():
             proposer = make_proposer(seed=seed, proposal=ProposalConfig(instructions=20, random_fraction=0.0))
             proposals = proposer.propose(ask(stage, 3, 16, observed))

@@ -7,21 +7,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipo_e_ray.search.brackets import ticks
-from lipo_e_ray.search.hyperband import Bracket, Hyperband, Propose, Rung, cost, hyperband_brackets
-from lipo_e_ray.types import Evaluation, InputError, Observation, digest
+from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung, cost, hyperband_brackets
+from lipo_e_ray.types import Evaluation, InputError, Observation, Prompt, Request, digest
 
 
-def evaluation(prompt_id, n, errors, failed=0):
-    return Evaluation(Observation(prompt_id, min(errors, n - failed), n - failed), failed, n)
+def prompts(names):
+    return [Prompt(name) for name in names]
+
+
+def names(found):
+    """Of prompts, in their order."""
+    return [prompt.instruction for prompt in found]
+
+
+def observation(name, errors, evaluated):
+    return Observation(Prompt(name).id, errors, evaluated)
+
+
+def evaluation(name, n, errors, failed=0):
+    return Evaluation(observation(name, min(errors, n - failed), n - failed), failed, n)
 
 
 def random_landscape(seed, failing=0.0):
-    """Prefix-nested errors of any prompt id; a share of ``failing`` prompts has one failed call."""
+    """Prefix-nested errors of a prompt by its name; a share of ``failing`` prompts has one failed call."""
 
-    def evaluate(prompt_id, n):
-        rng = random.Random(f"{seed} {prompt_id}")
+    def evaluate(name, n):
+        rng = random.Random(f"{seed} {name}")
         level, failed = rng.random(), rng.random() < failing
-        return evaluation(prompt_id, n, sum(rng.random() < level for _ in range(n)), int(failed))
+        return evaluation(name, n, sum(rng.random() < level for _ in range(n)), int(failed))
 
     return evaluate
 
@@ -31,26 +44,26 @@ def walk(hyperband, evaluate, rng=None, wanted=lambda count: count):
     log = []
     while actions := hyperband.actions():
         action = rng.choice(actions) if rng else actions[0]
-        if isinstance(action, Propose):
-            known = digest(*(f"{o}" for o in action.observed), "|", *action.running)[:4]
-            ids = [f"{action.bracket.index}.{i}.{known}" for i in range(wanted(action.count))]
-            hyperband.proposed(action.bracket.index, ids)
-            log.append(("proposed", action, ids))
+        if isinstance(action, Request):
+            told = digest(*(f"{o}" for _, o in action.observed), "|", *(prompt.id for prompt in action.running))[:4]
+            proposed = prompts(f"{action.bracket}.{i}.{told}" for i in range(wanted(action.count)))
+            hyperband.enter(action.bracket, proposed)
+            log.append(("proposed", action, proposed))
         else:
             log += observe(hyperband, action, evaluate)
     return log
 
 
 def observe(hyperband, action, evaluate):
-    """One rung; ``evaluate`` (prompt id, examples), or the errors by prompt id."""
+    """One rung; ``evaluate`` (prompt's name, examples), or the errors by name."""
     if isinstance(evaluate, dict):
         errors = evaluate
 
-        def evaluate(prompt_id, n):
-            return evaluation(prompt_id, n, errors[prompt_id])
+        def evaluate(name, n):
+            return evaluation(name, n, errors[name])
 
     return hyperband.observe(
-        action.bracket.index, action.rung, [evaluate(prompt_id, action.fidelity) for prompt_id in action.prompt_ids]
+        action.bracket, action.rung, [evaluate(name, action.fidelity) for name in names(action.prompts)]
     )
 
 
@@ -74,7 +87,7 @@ def small_run():
 def run_to_incumbent(errors=10, gated=None):
     """A walk that stands before its first gated bracket; the incumbent has ``errors`` of 40, 1/4 of them per 10."""
     hyperband = Hyperband([Bracket(0, "hyperband", 0, (Rung(1, 40),)), gated or invbo(1)], seed=0)
-    hyperband.proposed(0, ["king"])
+    hyperband.enter(0, prompts(["king"]))
     step(hyperband, {"king": errors})
     return hyperband
 
@@ -124,9 +137,9 @@ def test_ties_are_broken_by_the_seed_and_not_by_position():
 
     def winner(seed, ids):
         hyperband = Hyperband([bracket], seed)
-        hyperband.proposed(0, ids)
+        hyperband.enter(0, prompts(ids))
         step(hyperband, dict.fromkeys(ids, 3))
-        return hyperband.actions()[0].prompt_ids
+        return tuple(names(hyperband.actions()[0].prompts))
 
     winners = [winner(seed, ["a", "b", "c", "d"]) for seed in range(30)]
     assert winners == [winner(seed, ["d", "b", "a", "c"]) for seed in range(30)]
@@ -135,24 +148,28 @@ def test_ties_are_broken_by_the_seed_and_not_by_position():
 
 def test_a_prompt_with_failed_calls_is_out_and_the_bracket_goes_on():
     hyperband = Hyperband([Bracket(0, "hyperband", 1, (Rung(3, 10), Rung(2, 40)))], seed=0)
-    hyperband.proposed(0, ["a", "b", "c"])
+    hyperband.enter(0, prompts(["a", "b", "c"]))
     first = {"a": (0, 1), "b": (9, 0), "c": (10, 0)}
-    rows = step(hyperband, lambda prompt_id, n: evaluation(prompt_id, n, *first[prompt_id]))
-    assert [(r.observation.prompt_id, r.promoted) for r in rows] == [("a", False), ("b", True), ("c", True)]
+    rows = step(hyperband, lambda name, n: evaluation(name, n, *first[name]))
+    assert [(r.observation.prompt_id, r.promoted) for r in rows] == [
+        (Prompt("a").id, False),
+        (Prompt("b").id, True),
+        (Prompt("c").id, True),
+    ]
     second = {"b": (1, 2), "c": (20, 0)}
-    step(hyperband, lambda prompt_id, n: evaluation(prompt_id, n, *second[prompt_id]))
+    step(hyperband, lambda name, n: evaluation(name, n, *second[name]))
     assert hyperband.actions() == []
-    assert hyperband.incumbent() == Observation("c", 20, 40)
+    assert hyperband.incumbent() == observation("c", 20, 40)
 
 
 def test_a_bracket_in_which_all_fail_ends():
     hyperband = Hyperband([Bracket(i, "hyperband", 1, (Rung(2, 10), Rung(1, 40))) for i in (0, 1)], seed=0)
-    hyperband.proposed(0, ["a", "b"])
+    hyperband.enter(0, prompts(["a", "b"]))
     failed = {"a": 10, "b": 1}
-    step(hyperband, lambda prompt_id, n: evaluation(prompt_id, n, 0, failed[prompt_id]))
+    step(hyperband, lambda name, n: evaluation(name, n, 0, failed[name]))
     [action] = hyperband.actions()
-    assert isinstance(action, Propose) and action.bracket.index == 1
-    assert action.observed == (Observation("b", 0, 9),)
+    assert isinstance(action, Request) and action.bracket == 1
+    assert action.observed == ((Prompt("b"), observation("b", 0, 9)),)
     assert action.running == ()
     assert hyperband.incumbent() is None
 
@@ -163,13 +180,13 @@ def test_the_incumbent_comes_from_the_highest_fidelity_only():
         seed=0,
         overlap=0,
     )
-    hyperband.proposed(0, ["lucky", "other"])
+    hyperband.enter(0, prompts(["lucky", "other"]))
     step(hyperband, {"lucky": 0, "other": 1})
     assert hyperband.incumbent() is None
     step(hyperband, {"lucky": 30})
-    hyperband.proposed(1, ["steady"])
+    hyperband.enter(1, prompts(["steady"]))
     step(hyperband, {"steady": 29})
-    assert hyperband.incumbent() == Observation("steady", 29, 40)
+    assert hyperband.incumbent() == observation("steady", 29, 40)
 
 
 # ---- overlapping brackets ----
@@ -184,34 +201,34 @@ def test_ticks_count_the_rungs_before_a_bracket_opens():
 
 def test_a_bracket_opens_while_the_one_before_it_runs_and_knows_what_was_complete():
     hyperband = Hyperband(hyperband_brackets(40, 10, 2), seed=0, overlap=2)  # of 3, 2, 1 rungs
-    hyperband.proposed(0, list("abcd"))
+    hyperband.enter(0, prompts("abcd"))
     [first] = hyperband.actions()
     rows = observe(hyperband, first, {"a": 1, "b": 2, "c": 3, "d": 4})
     wanted, second = hyperband.actions()
-    assert (second.rung, second.prompt_ids, second.wave) == (1, ("a", "b"), 1)
-    assert wanted.observed == tuple(r.observation for r in rows)
-    assert wanted.running == ("a", "b")
+    assert (second.rung, names(second.prompts), second.wave) == (1, ["a", "b"], 1)
+    assert wanted.observed == tuple(zip(prompts("abcd"), (r.observation for r in rows), strict=True))
+    assert names(wanted.running) == ["a", "b"]
     observe(hyperband, second, {"a": 5, "b": 5})
-    assert hyperband.actions()[0] == wanted, "what came in since by luck is not known to it"
-    hyperband.proposed(1, list("efg"))
-    assert {(a.bracket.index, a.rung, a.wave) for a in hyperband.actions()} == {(0, 2, 2), (1, 0, 1)}
+    assert hyperband.actions()[0] == wanted, "a result that came in since then is not told"
+    hyperband.enter(1, prompts("efg"))
+    assert {(a.bracket, a.rung, a.wave) for a in hyperband.actions()} == {(0, 2, 2), (1, 0, 1)}
     step(hyperband, dict.fromkeys("efg", 9))
     wanted = hyperband.actions()[0]
-    assert wanted.bracket.index == 2
-    assert [o.evaluated for o in wanted.observed if o.prompt_id in "ab"] == [10, 20, 10, 20]
+    assert wanted.bracket == 2
+    assert [o.evaluated for prompt, o in wanted.observed if prompt.instruction in "ab"] == [10, 20, 10, 20]
     assert len(wanted.running) == 2  # the last one of each bracket
 
 
 def test_a_bracket_waits_for_a_slow_rung_of_an_earlier_one():
     hyperband = Hyperband(hyperband_brackets(40, 10, 2), seed=0, overlap=2)
-    hyperband.proposed(0, list("abcd"))
+    hyperband.enter(0, prompts("abcd"))
     step(hyperband, dict.fromkeys("abcd", 3))
-    hyperband.proposed(1, list("efg"))
-    slow, quick = sorted(hyperband.actions(), key=lambda action: action.bracket.index)
+    hyperband.enter(1, prompts("efg"))
+    slow, quick = sorted(hyperband.actions(), key=lambda action: action.bracket)
     observe(hyperband, quick, dict.fromkeys("efg", 3))
-    assert not any(isinstance(action, Propose) for action in hyperband.actions())
-    observe(hyperband, slow, dict.fromkeys(slow.prompt_ids, 3))
-    assert isinstance(hyperband.actions()[0], Propose)
+    assert not any(isinstance(action, Request) for action in hyperband.actions())
+    observe(hyperband, slow, dict.fromkeys(names(slow.prompts), 3))
+    assert isinstance(hyperband.actions()[0], Request)
 
 
 @settings(deadline=None, max_examples=30)
@@ -221,17 +238,17 @@ def test_what_is_observed_and_what_is_running_is_all_there_is(seed, overlap):
     entered = set()
     for entry in walk(Hyperband(small_run(), seed, overlap=overlap), random_landscape(seed)):
         if isinstance(entry, tuple):
-            _, action, ids = entry
-            assert {o.prompt_id for o in action.observed} | set(action.running) == entered
-            entered |= set(ids)
+            _, action, proposed = entry
+            assert {prompt for prompt, _ in action.observed} | set(action.running) == entered
+            entered |= set(proposed)
 
 
 def test_the_critical_path_of_the_widest_overlap_is_one_bracket():
     """As many rounds of evaluations as the longest bracket has rungs: what 64 engines take the time of."""
     hyperband, rounds = Hyperband(hyperband_brackets(1319, 10, 2), seed=0, overlap=8), 0
     while hyperband.actions():
-        while isinstance(action := hyperband.actions()[0], Propose):
-            hyperband.proposed(action.bracket.index, [f"{action.bracket.index}.{i}" for i in range(action.count)])
+        while isinstance(action := hyperband.actions()[0], Request):
+            hyperband.enter(action.bracket, prompts(f"{action.bracket}.{i}" for i in range(action.count)))
         rounds += 1
         for action in hyperband.actions():
             observe(hyperband, action, random_landscape(0))
@@ -256,8 +273,8 @@ def test_the_critical_path_of_the_widest_overlap_is_one_bracket():
 )
 def test_the_gate_allows_one_standard_error_over_the_incumbent(king, candidate, passes):
     hyperband = run_to_incumbent(gated=invbo(1, q=1))
-    hyperband.proposed(1, ["new"])
-    assert hyperband.actions()[0].prompt_ids == ("new", "king")
+    hyperband.enter(1, prompts(["new"]))
+    assert names(hyperband.actions()[0].prompts) == ["new", "king"]
     [row] = step(hyperband, {"king": king, "new": candidate})
     assert row.promoted is passes
     assert bool(hyperband.actions()) is passes
@@ -265,32 +282,32 @@ def test_the_gate_allows_one_standard_error_over_the_incumbent(king, candidate, 
 
 def test_the_incumbent_runs_along_at_no_charge_and_not_to_the_top():
     hyperband = run_to_incumbent()
-    before = hyperband.snapshot().done
-    hyperband.proposed(1, ["a", "b", "c", "d"])
+    before = hyperband.position().done
+    hyperband.enter(1, prompts(["a", "b", "c", "d"]))
     asked = []
     while actions := hyperband.actions():
         [action] = actions
-        asked.append((action.fidelity, set(action.prompt_ids)))
+        asked.append((action.fidelity, names(action.prompts)))
         rows = observe(
             hyperband,
             action,
-            {prompt_id: action.fidelity // 4 + (prompt_id not in ("king", "a")) for prompt_id in action.prompt_ids},
+            {name: action.fidelity // 4 + (name not in ("king", "a")) for name in names(action.prompts)},
         )
-        assert "king" not in [r.observation.prompt_id for r in rows]
-    assert [("king" in ids, fidelity) for fidelity, ids in asked] == [(True, 10), (True, 20), (False, 40)]
-    assert hyperband.snapshot().done - before == 4 * 10 + 2 * 10 + 1 * 20
+        assert Prompt("king").id not in [r.observation.prompt_id for r in rows]
+    assert [("king" in evaluated, fidelity) for fidelity, evaluated in asked] == [(True, 10), (True, 20), (False, 40)]
+    assert hyperband.position().done - before == 4 * 10 + 2 * 10 + 1 * 20
 
 
 def test_gated_brackets_halve_within_q_even_when_all_pass():
     hyperband = run_to_incumbent()
-    hyperband.proposed(1, ["a", "b", "c", "d"])
+    hyperband.enter(1, prompts(["a", "b", "c", "d"]))
     step(hyperband, {"a": 4, "b": 3, "c": 2, "d": 1, "king": 5})
-    assert hyperband.actions()[0].prompt_ids == ("c", "d", "king")
+    assert names(hyperband.actions()[0].prompts) == ["c", "d", "king"]
 
 
 def test_without_an_incumbent_nothing_is_gated():
     hyperband = Hyperband([invbo(0, q=1)], seed=0)
-    hyperband.proposed(0, ["a"])
+    hyperband.enter(0, prompts(["a"]))
     [row] = step(hyperband, {"a": 10})
     assert row.promoted
 
@@ -311,7 +328,7 @@ def test_the_budget_is_never_exceeded(seed, max_calls, share, failing, overlap):
         assert r.calls == sum(widest.values())
     before = {r.observation.prompt_id for r in results(log) if r.stage != "invbo"}
     assert sum(widest[prompt_id] for prompt_id in before) <= max(40, int(max_calls * (1 - share)))
-    assert sum(widest.values()) == hyperband.snapshot().done <= max_calls
+    assert sum(widest.values()) == hyperband.position().done <= max_calls
 
 
 def test_a_narrowed_bracket_still_brings_one_prompt_to_the_top():
@@ -326,7 +343,7 @@ def test_a_narrowed_bracket_still_brings_one_prompt_to_the_top():
 def test_invbo_has_what_hyperband_leaves_and_stops_when_a_race_cannot_be_paid():
     brackets = [*hyperband_brackets(40, 10, 2), *(invbo(i) for i in range(3, 20))]
     hyperband = Hyperband(brackets, seed=0, max_calls=400, invbo_share=0.5)
-    log = results(walk(hyperband, lambda prompt_id, n: evaluation(prompt_id, n, n // 2)))
+    log = results(walk(hyperband, lambda name, n: evaluation(name, n, n // 2)))
     assert max(r.calls for r in log if r.stage == "hyperband") <= 200
     assert 400 - 40 < max(r.calls for r in log) <= 400
 
@@ -334,7 +351,7 @@ def test_invbo_has_what_hyperband_leaves_and_stops_when_a_race_cannot_be_paid():
 def test_a_prompt_proposed_again_pays_only_for_what_is_new():
     hyperband = Hyperband([Bracket(0, "hyperband", 0, (Rung(1, 10),)), Bracket(1, "hyperband", 0, (Rung(1, 40),))], 0)
     for index, n in ((0, 10), (1, 40)):
-        hyperband.proposed(index, ["again"])
+        hyperband.enter(index, prompts(["again"]))
         [row] = step(hyperband, {"again": 1})
         assert row.calls == n
 
@@ -355,34 +372,40 @@ def test_fewer_proposals_shrink_the_bracket_and_none_end_it():
     assert [r.fidelity for r in results(log)] == [10, 10, 20, 40]
 
 
+def test_more_recorded_proposals_than_the_bracket_asks_for_are_cut():
+    hyperband = Hyperband([Bracket(0, "hyperband", 0, (Rung(2, 4),))], seed=0)
+    hyperband.enter(0, prompts("abc"))
+    assert names(hyperband.actions()[0].prompts) == ["a", "b"]
+
+
 def test_what_the_walk_does_not_wait_for_is_refused():
     hyperband = Hyperband([Bracket(0, "hyperband", 1, (Rung(2, 10), Rung(1, 40)))], seed=0)
-    for index, ids in ((1, ["a"]), (0, ["a", "a"]), (0, ["a", "b", "c"])):
+    for index, proposed in ((1, "a"), (0, "aa")):
         with pytest.raises(ValueError, match="expected"):
-            hyperband.proposed(index, ids)
-    hyperband.proposed(0, ["a", "b"])
+            hyperband.enter(index, prompts(proposed))
+    hyperband.enter(0, prompts(["a", "b"]))
     with pytest.raises(ValueError, match="expected proposals"):
-        hyperband.proposed(0, ["c"])
+        hyperband.enter(0, prompts(["c"]))
     wrong = ((1, 0, "ab", 10), (0, 1, "ab", 10), (0, 0, "ac", 10), (0, 0, "a", 10), (0, 0, "ab", 40))
-    for index, rung, ids, n in wrong:
+    for index, rung, evaluated, n in wrong:
         with pytest.raises(ValueError, match="expected"):
-            hyperband.observe(index, rung, [evaluation(prompt_id, n, 1) for prompt_id in ids])
+            hyperband.observe(index, rung, [evaluation(name, n, 1) for name in evaluated])
     step(hyperband, {"a": 1, "b": 1})
     with pytest.raises(ValueError, match="expected one of"):
-        hyperband.observe(0, 0, [evaluation(prompt_id, 10, 1) for prompt_id in "ab"])
+        hyperband.observe(0, 0, [evaluation(name, 10, 1) for name in "ab"])
 
 
-def test_the_snapshot_counts_up_to_what_was_planned():
+def test_the_position_counts_up_to_what_was_planned():
     brackets = small_run()
     hyperband = Hyperband(brackets, seed=0, overlap=1)
-    first = hyperband.snapshot()
+    first = hyperband.position()
     assert (first.done, first.planned, first.bracket, first.rung, first.incumbent) == (0, cost(brackets), 0, 0, None)
-    hyperband.proposed(0, list("abcdef"))
-    assert hyperband.snapshot().open == 1
+    hyperband.enter(0, prompts("abcdef"))
+    assert hyperband.position().open == 1
     step(hyperband, dict.fromkeys("abcdef", 2))
-    second = hyperband.snapshot()
+    second = hyperband.position()
     assert (second.done, second.planned, second.rung, second.open) == (120, cost(brackets), 1, 2)
     walk(hyperband, random_landscape(0))
-    last = hyperband.snapshot()
+    last = hyperband.position()
     assert last.done == last.planned <= cost(brackets)
     assert (last.bracket, last.rung, last.open, last.incumbent) == (5, 2, 0, hyperband.incumbent())

@@ -1,7 +1,7 @@
-"""The walk in one process; that Ray Tune walks the same way is in tests/tune/test_runner.py."""
+"""The walk in one process; that Ray Tune walks the same way is in tests/distributed/test_runner.py."""
 
-from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
-from lipo_e_ray.search.replay import Walk, run_search
+from lipo_e_ray.search.hyperband import Hyperband, hyperband_brackets
+from lipo_e_ray.search.replay import run_search
 from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal
 
 
@@ -47,9 +47,3 @@ def test_the_whole_walk_in_order():
         ("rung", 16, [44, 60]),
     ]
     assert hyperband.incumbent().prompt_id == Prompt("z").id
-
-
-def test_more_recorded_proposals_than_the_bracket_asks_for_are_cut():
-    walk = Walk(Hyperband([Bracket(0, "hyperband", 0, (Rung(2, 4),))], seed=0), on_rung=lambda results: None)
-    walk.enter(walk.hyperband.actions()[0].bracket, [proposal(text) for text in "abc"])
-    assert walk.hyperband.actions()[0].prompt_ids == (Prompt("a").id, Prompt("b").id)

@@ -23,11 +23,11 @@ def test_sums_go_on_from_the_ledger_and_the_rate_forgets_what_is_older_than_its_
     now[0] += 10
     meter.count([answer(), answer(), answer(Status.FAILED), answer(Status.WRONG)])
     meter.count([Completion("text", "", 4, 0, 3), Completion("", error="no text")])
-    progress = meter.read(1, 2, "engine 1 waits")
-    assert (progress.calls, progress.new_calls, progress.failed) == (7, 6, 2)
-    assert (progress.prompt_tokens, progress.cached_tokens, progress.completion_tokens) == (44, 20, 11)
-    assert (progress.engines_ready, progress.engines, progress.waiting) == (1, 2, "engine 1 waits")
-    assert progress.rate == 3 / 10
+    reading = meter.read(1, 2, "engine 1 waits")
+    assert (reading.calls, reading.new_calls, reading.failed) == (7, 6, 2)
+    assert (reading.prompt_tokens, reading.cached_tokens, reading.completion_tokens) == (44, 20, 11)
+    assert (reading.engines_ready, reading.engines, reading.waiting) == (1, 2, "engine 1 waits")
+    assert reading.rate == 3 / 10
     now[0] += 15
     assert meter.read(1, 2, "").rate == 3 / 20
     now[0] += 10

@@ -1,13 +1,18 @@
 import json
+import operator
 import re
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lipo_e_ray.config import TaskConfig
-from lipo_e_ray.task.loading import ARITHMETIC_SIZES, load_task
+from lipo_e_ray.task.loading import ARITHMETIC_SIZES, TASKS, load_task
+from lipo_e_ray.task.metrics import user_metric
+from lipo_e_ray.task.rows import Splits, python_rows
+from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Example, InputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -24,10 +29,10 @@ def write(folder, **splits):
     return TaskConfig(name=str(folder), pool_size=0, validation_size=0, test_size=0)
 
 
-def fails(config, *parts):
+def fails(config, *parts, given=None):
     """Loading ends in one line that holds every part."""
     with pytest.raises(InputError) as caught:
-        load_task(config, 0)
+        load_task(config, 0, given)
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:
@@ -154,6 +159,53 @@ def test_a_question_twice_in_one_split(tmp_path):
 
 def test_one_row_cannot_be_split(tmp_path):
     fails(write(tmp_path, train=rows("a", 1), test=rows("c", 2)), "train.jsonl line 1", "2 rows or more")
+
+
+def test_rows_given_from_python_lead_to_the_task_of_their_folder(tmp_path):
+    sizes = TaskConfig(str(tmp_path / "task"), pool_size=20, validation_size=0, test_size=5)
+    for validation in (rows("b", 9), None):
+        given = Task.from_rows(train=rows("a", 30), validation=validation, test=rows("c", 9))
+        given.save(tmp_path / "task")
+        assert load_task(sizes, 3) == load_task(replace(sizes, name="gsm8k"), 3, given)
+
+
+def test_rows_given_from_python_are_checked_like_those_of_a_file():
+    def given(**splits):
+        return Task.from_rows(**{"train": rows("a", 4), "test": rows("c", 3)} | splits)
+
+    config = TaskConfig("gsm8k")
+    fails(config, "row 2 of test", "row 1 of train", given=given(test=[rows("c", 1)[0], rows("a", 1)[0]]))
+    fails(config, "row 1 of train", "2 rows or more", given=given(train=rows("a", 1)))
+    fails(
+        replace(config, metric="numeric"), "row 3 of test", "'none'", given=given(test=[*rows("c", 2), ("?", "none")])
+    )
+    unchecked = Task("t", (Example("a?", "1"), Example(" ", "1")), (), (Example("b?", "1"),), "auto")
+    fails(config, "row 2 of train", "non-empty string 'question'", given=unchecked)
+    fails(config, "test: expected one row or more", given=replace(unchecked, pool=unchecked.pool[:1], test=()))
+
+
+def test_whose_metric_counts_for_rows_given_from_python():
+    given = Task.from_rows(train=rows("a", 4, "7"), test=rows("c", 3, "7"), metric="text")
+    assert load_task(TaskConfig("gsm8k"), 0, given).metric == "text"
+    assert load_task(TaskConfig("gsm8k", metric="numeric"), 0, given).metric == "numeric"
+    assert load_task(TaskConfig("gsm8k"), 0, replace(given, metric="auto")).metric == "numeric"
+
+
+def test_a_function_that_judges_decides_what_a_reference_is():
+    given = Task.from_rows(train=rows("a", 4, "..."), test=rows("c", 3, "..."))
+    fails(TaskConfig("gsm8k"), "'...'", given=given)
+    assert load_task(TaskConfig("gsm8k"), 0, given, user_metric(operator.eq, "mine")).metric == "mine"
+
+
+def test_a_registered_task_is_loaded_by_its_name(monkeypatch):
+    def squares(config, seed):
+        return Splits("squares", *(python_rows([(f"{part} {i}?", str(i * i)) for i in range(9)], part)
+                                   for part in ("train", "validation", "test")))  # fmt: skip
+
+    monkeypatch.setitem(TASKS, "squares", squares)
+    task = load_task(TaskConfig("squares", pool_size=4), 0)
+    assert (len(task.pool), len(task.validation), task.metric, task.name) == (4, 9, "numeric", "squares")
+    fails(TaskConfig("nowhere"), "--task: expected arithmetic, gsm8k, squares or a folder")
 
 
 def with_metric(config, metric):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
-from lipo_e_ray.app.display import clock
 from lipo_e_ray.config import PROFILES, RunConfig
-from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
+from lipo_e_ray.inputs import Inputs
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
+from lipo_e_ray.progress import clock
 from lipo_e_ray.search.hyperband import plan_brackets
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import Prompt
@@ -70,38 +67,61 @@ def tokens_per_call(config: RunConfig, inputs: Inputs) -> float:
     return sum(counts) / len(counts)
 
 
-def print_plan(config: RunConfig, engine: EngineSpec | None = None) -> None:
-    """Print schedule and cost. Raises ``InputError`` like the run itself would."""
-    console = Console()
-    inputs = load_inputs(config, engine)
-    items = plan_items(config, inputs)
-    table = Table(title=f"{inputs.task.name}, {config.model.name}: upper bounds")
-    table.add_column("part")
-    table.add_column("prompts x examples")
-    table.add_column("LLM calls", justify="right")
-    for item in items:
-        table.add_row(item.name, item.schedule, f"{item.calls:,}")
-    calls = sum(item.calls for item in items)
-    if config.max_llm_calls:
-        calls = min(calls, config.max_llm_calls)
-    table.add_row(
-        "all", f"--max-llm-calls {config.max_llm_calls:,}" if config.max_llm_calls else "", f"{calls:,}", style="bold"
-    )
-    console.print(table)
-    prompt = tokens_per_call(config, inputs)
-    console.print(
-        f"tokens: ~{prompt:,.0f} a prompt, {calls * prompt / 1e6:,.1f} M in all before prefix caching; "
-        f"answers up to {config.model.max_tokens} tokens, {calls * config.model.max_tokens / 1e6:,.1f} M "
-        "at most"
-    )
-    console.print(f"time: {_time(config, calls)}")
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost at most.
 
+    ``calls``: all LLM calls, ``limit`` (``--max-llm-calls``; 0: none) included; ``prompt_tokens``: mean of a call, what
+    the prefix cache holds included; ``max_tokens``: of an answer.
+    """
 
-def _time(config: RunConfig, calls: int) -> str:
-    """A number only where one was measured: another model's speed is known when its engine has run for a minute."""
-    rates = CPU_RATES.get(config.model.dtype)
-    if rates and config.model.name == PROFILES["demo"].model.name:
-        return "two cores without a GPU take " + ", ".join(
-            f"~{clock(calls / rate)} with {part} ({rate:.3g} calls/s)" for part, rate in rates.items()
+    task: str
+    model: str
+    items: tuple[Item, ...]
+    calls: int
+    limit: int
+    prompt_tokens: float
+    max_tokens: int
+    dtype: str
+
+    def __str__(self) -> str:
+        rows = [*((item.name, item.schedule, f"{item.calls:,}") for item in self.items), ("all", "", f"{self.calls:,}")]
+        names, schedules, calls = (max(map(len, column)) for column in zip(*rows, strict=True))
+        table = (f"{name:{names}}  {schedule:{schedules}}  {count:>{calls}}" for name, schedule, count in rows)
+        return "\n".join([f"{self.task}, {self.model}: LLM calls, upper bounds", *table, self.tokens, self.time])
+
+    @property
+    def tokens(self) -> str:
+        """The tokens of the whole run, in words."""
+        return (
+            f"tokens: ~{self.prompt_tokens:,.0f} a prompt, {self.calls * self.prompt_tokens / 1e6:,.1f} M in all "
+            f"before prefix caching; answers up to {self.max_tokens} tokens, "
+            f"{self.calls * self.max_tokens / 1e6:,.1f} M at most"
         )
-    return f"{clock(calls / 10)} at 10 calls/s, {clock(calls / 100)} at 100 calls/s; the run shows your speed"
+
+    @property
+    def time(self) -> str:
+        """The run's time in words; of a model that was never measured the speed is known when it has run a minute."""
+        rates = CPU_RATES.get(self.dtype)
+        if rates and self.model == PROFILES["demo"].model.name:
+            return "time: two cores without a GPU take " + ", ".join(
+                f"~{clock(self.calls / rate)} with {part} ({rate:.3g} calls/s)" for part, rate in rates.items()
+            )
+        slow, fast = clock(self.calls / 10), clock(self.calls / 100)
+        return f"time: {slow} at 10 calls/s, {fast} at 100 calls/s; the run shows your speed"
+
+
+def make_plan(config: RunConfig, inputs: Inputs) -> Plan:
+    """The schedule and its cost. Raises ``InputError`` like the run itself would."""
+    items = tuple(plan_items(config, inputs))
+    calls = sum(item.calls for item in items)
+    return Plan(
+        inputs.task.name,
+        config.model.name,
+        items,
+        min(calls, config.max_llm_calls or calls),
+        config.max_llm_calls,
+        tokens_per_call(config, inputs),
+        config.model.max_tokens,
+        config.model.dtype,
+    )

@@ -2,7 +2,7 @@ from importlib import metadata
 
 import pytest
 
-from lipo_e_ray.app.install_check import check_install
+from lipo_e_ray.install_check import check_install
 from lipo_e_ray.types import InputError
 
 

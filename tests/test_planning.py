@@ -1,9 +1,9 @@
 from dataclasses import replace
 
-from lipo_e_ray.app.plan import plan_items, print_plan, tokens_per_call
 from lipo_e_ray.config import PROFILES, APEConfig, InvBOConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
+from lipo_e_ray.planning import make_plan, plan_items, tokens_per_call
 from lipo_e_ray.search.hyperband import cost, plan_brackets
 
 DEMO = PROFILES["demo"]
@@ -36,10 +36,20 @@ def test_tokens_count_exemplars():
     assert tokens_per_call(DEMO, inputs) > 2 * tokens_per_call(replace(DEMO, max_exemplars=0), inputs) > 10
 
 
-def test_what_a_user_sees(capsys):
-    print_plan(replace(DEMO, max_llm_calls=1000), SPEC)
-    shown = " ".join(capsys.readouterr().out.split())  # as wide as the terminal is
-    assert "Hyperband s=4" in shown and "--max-llm-calls 1,000" in shown
+def test_a_plan_as_text():
+    config = replace(DEMO, max_llm_calls=1000)
+    shown = str(make_plan(config, load_inputs(config, SPEC)))
+    assert "Hyperband s=4" in shown
     assert "tokens: ~" in shown and "take ~2:05 with AMX (8 calls/s)" in shown
-    print_plan(replace(DEMO, max_llm_calls=1000, model=replace(DEMO.model, dtype="float32")), SPEC)
-    assert "~6:40 with AVX2 (2.5 calls/s)" in " ".join(capsys.readouterr().out.split())
+    config = replace(config, model=replace(config.model, dtype="float32"))
+    assert "~6:40 with AVX2 (2.5 calls/s)" in str(make_plan(config, load_inputs(config, SPEC)))
+    config = replace(config, model=replace(config.model, name="another"))
+    assert "1:40 at 10 calls/s, 0:10 at 100 calls/s" in str(make_plan(config, load_inputs(config, SPEC)))
+
+
+def test_the_limit_is_the_most():
+    config = replace(DEMO, max_llm_calls=1000)
+    assert make_plan(config, load_inputs(config, SPEC)).calls == 1000
+    assert make_plan(DEMO, load_inputs(DEMO, SPEC)).calls == sum(
+        i.calls for i in plan_items(DEMO, load_inputs(DEMO, SPEC))
+    )

@@ -1,0 +1,268 @@
+"""One run from its inputs to its report: the only module that puts data, engines, proposals and Ray Tune together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.distributed.bo_actor import BOSlot
+from lipo_e_ray.distributed.calls import reason_of, result, slow_result
+from lipo_e_ray.distributed.pools import EnginesConfig, start_service
+from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
+from lipo_e_ray.distributed.session import ray_session, signals_interrupt
+from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
+from lipo_e_ray.instructions.induction import generate_instructions
+from lipo_e_ray.latent.inversion import MAX_REQUESTS
+from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting
+from lipo_e_ray.recipe import ProposerRecipe
+from lipo_e_ray.report.analysis import Records, read_folder
+from lipo_e_ray.report.html import best_prompt_document, write_report
+from lipo_e_ray.search.hyperband import Hyperband, Position, plan_brackets
+from lipo_e_ray.service.meter import Reading
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.store.salvage import damaged_copy
+from lipo_e_ray.task.metrics import Metric
+from lipo_e_ray.task.task import Task
+from lipo_e_ray.types import Completion, EngineError, Evaluation, InputError, InstructionSource, Sampling
+from lipo_e_ray.types import Message as ChatMessage
+
+BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
+POLL_S = 0.5
+CLOSE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """What Python code gives beside the configuration, in the place of what that names.
+
+    ``task``: rows, which are kept in the run folder; ``metric``: a function; ``engine``: another one than vLLM.
+    """
+
+    task: Task | None = None
+    metric: Metric | None = None
+    engine: EngineSpec | None = None
+
+
+def load(config: RunConfig, folder: RunFolder, given: Given) -> Inputs:
+    """See ``load_inputs``; paths that ``config`` gives relative to the run folder are found there."""
+    return load_inputs(folder.with_its_paths(config), given.engine, given.task, given.metric)
+
+
+def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Given, address: str | None) -> Records:
+    """Run, or continue, the whole job in ``folder``; what it found.
+
+    ``address``: the Ray to use, see ``ray_session``. Raises ``InputError``, ``EngineError`` and ``KeyboardInterrupt``;
+    whatever was paid for by then is in the ledger.
+    """
+    listener(Message(f"task {config.task.name}, model {config.model.name}: loading and checking"))
+    inputs = load(config, folder, given)
+    for note in inputs.notes:
+        listener(Message(note))
+    try:
+        with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
+            return _Job(config, folder, inputs, listener).run()
+    except KeyboardInterrupt:
+        listener(Message(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}"))
+        raise
+
+
+def evaluate_best(
+    config: RunConfig, folder: RunFolder, split: str, listener: Listener, given: Given, address: str | None
+) -> Evaluation:
+    """Measure the best prompt of a run on all of ``split``. Raises as ``search`` does."""
+    best = read_folder(folder).best
+    if best is None:
+        raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
+    inputs = load(config, folder, given)
+    with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
+        job = _Job(config, folder, inputs, listener)
+        with job.service() as service:
+            request = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
+            evaluation: Evaluation = slow_result(request, service, f"the best prompt on {split}")
+    return evaluation
+
+
+class _Job:
+    """One run from its inputs to its report."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, inputs: Inputs, listener: Listener) -> None:
+        self._config = config
+        self._folder = folder
+        self._inputs = inputs
+        self._tell = listener
+        self._deadline = time.monotonic() + 60 * config.time_limit if config.time_limit else None
+
+    def run(self) -> Records:
+        with self.service() as service:
+            instructions, paid = self._instructions(service)
+            self._search(service, instructions, paid)
+            records = self._measure(service)
+        document = json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n"
+        self._folder.best_prompt_file.write_text(document, encoding="utf-8")
+        write_report(self._folder.path)
+        return records
+
+    @contextlib.contextmanager
+    def service(self) -> Iterator[ActorHandle[Any]]:
+        """The evaluation service with its engines; closed at the end of the block.
+
+        One engine per GPU that the cluster has or gets, or as many as the configuration wants; one on the CPU where
+        there is no GPU and none is wanted.
+        """
+        spec, wanted, model = self._inputs.engine, self._config.engines, self._config.model
+        on_gpu = spec.on_gpu and bool(wanted or ray.cluster_resources().get("GPU"))
+        share = model.tensor_parallel if model.tensor_parallel > 1 else 1 - BO_GPU_SHARE
+        # Twice what the engine runs at a time: while a chunk of answers is on its way back, others are there to start.
+        engines = EnginesConfig(
+            count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0, in_flight=2 * model.max_num_seqs
+        )
+        ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
+        service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
+        if (copy := damaged_copy(ledger)).exists():
+            self._tell(
+                Message(f"the ledger was damaged: what could not be read is asked again; the damaged file: {copy}")
+            )
+        try:
+            with _Watch(self._tell, service) as self._watch:
+                yield service
+        finally:
+            self._close(service)
+
+    def _close(self, service: ActorHandle[Any]) -> None:
+        try:
+            ray.get(service.close.remote(), timeout=CLOSE_TIMEOUT_S)
+        except RayError as error:  # its death has ended the run, with its own message
+            self._tell(Message(f"the evaluation service did not close: {reason_of(error)}"))
+            ray.kill(service)
+
+    def _instructions(self, service: ActorHandle[Any]) -> tuple[dict[str, InstructionSource], int]:
+        """Seeds, the user's own and APE's; and how many LLM calls APE asked for (this time or an earlier one)."""
+        instructions, config, asked = dict(self._inputs.instructions), self._config, 0
+        if config.ape.use:
+            self._tell(Message(f"asking the model for {config.ape.num_instructions} instructions (starts the engine)"))
+
+            def generate(chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling]) -> list[Completion]:
+                nonlocal asked
+                asked += len(chats)
+                return _generated(service, chats, samplings, "the model's instructions")
+
+            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed)
+            instructions |= {text: "ape" for text in written if text not in instructions}
+            self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
+        return instructions, asked
+
+    def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> None:
+        config, task = self._config, self._inputs.task
+        brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
+        hyperband = Hyperband(
+            brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share, config.hyperband.overlap
+        )
+        here = ray.get_runtime_context().get_node_id()
+        on_gpu = config.model.tensor_parallel == 1 and any(
+            node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
+        )
+        recipe = ProposerRecipe(config, self._inputs, instructions, self._folder, service)
+        bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
+        self._tell(
+            Message(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
+        )
+        self._watch.reached(hyperband.position())
+        tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask)
+        bo.close()
+        self._watch.reached(None)
+
+    def _search_budget(self, paid: int) -> int:
+        """What of ``max_llm_calls`` is left for validation: less APE, InvBO's rewriting and the test, each at most."""
+        config = self._config
+        if not config.max_llm_calls:
+            return 0
+        reserved = paid + 2 * len(self._inputs.task.test) + config.invbo.iterations * config.invbo.q * MAX_REQUESTS
+        return max(1, config.max_llm_calls - reserved)
+
+    def _measure(self, service: ActorHandle[Any]) -> Records:
+        """The test split, once, for the baseline and the best prompt."""
+        found = read_folder(self._folder)
+        prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.best) if scored}
+        n = len(self._inputs.task.test)
+        self._tell(Message(f"measuring {len(prompts)} prompts on the {n} test examples"))
+        slow_result([service.evaluate.remote(prompt, "test", n) for prompt in prompts.values()], service, "the test")
+        return read_folder(self._folder)
+
+
+def _generated(
+    service: ActorHandle[Any], chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling], what: str
+) -> list[Completion]:
+    completions: list[Completion] = slow_result(service.generate.remote(chats, samplings), service, what)
+    return completions
+
+
+class _Watch:
+    """Tells the listener, from a thread of its own while the main one waits, what comes in and what is waited for."""
+
+    def __init__(self, listener: Listener, service: ActorHandle[Any]) -> None:
+        self._search_waits: Callable[[], str] = str
+        self._tell = listener
+        self._service = service
+        self._reached: tuple[Position, int] | None = None  # of the search, and the calls when it came there
+        self._waiting = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="watch", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=2 * POLL_S)  # an answer of the service may be on its way, or never come
+
+    def ask(self, waiting: Callable[[], str]) -> None:
+        """Whom to ask what the search waits for, besides the engines."""
+        self._search_waits = waiting
+
+    def reached(self, position: Position | None) -> None:
+        """The search has come to ``position``; ``None``: it is over."""
+        self._reached = (position, self._read().new_calls) if position else None
+
+    def _read(self) -> Reading:
+        reading: Reading = result(self._service.progress.remote())
+        return reading
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(POLL_S):
+            try:
+                reading, reached = self._read(), self._reached
+            except EngineError as error:
+                self._wait_for(str(error))  # the main thread's own wait ends the run, if it comes to that
+                continue
+            self._wait_for("; ".join(filter(None, (reading.waiting, self._search_waits()))))
+            if reached:
+                position, calls_then = reached
+                done = min(position.planned, position.done + max(0, reading.new_calls - calls_then))
+                self._tell(
+                    Snapshot(
+                        position,
+                        done,
+                        reading.rate,
+                        reading.calls,
+                        reading.failed,
+                        reading.engines_ready,
+                        reading.engines,
+                    )
+                )
+
+    def _wait_for(self, text: str) -> None:
+        if text != self._waiting:
+            self._waiting = text
+            self._tell(Waiting(text))

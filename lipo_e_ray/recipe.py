@@ -1,0 +1,78 @@
+"""How the BO actor builds its proposer: encoder, VAE, GP and inverter.
+
+A module of its own that imports torch, botorch and the encoder only when it is called: the driver, which makes the
+recipe, starts seconds faster without them, and so does the actor without what the driver imports (Tune, matplotlib).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ray.actor import ActorHandle
+
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.distributed.calls import slow_result
+from lipo_e_ray.engine.embedded import resolve_encoder
+from lipo_e_ray.inputs import Inputs
+from lipo_e_ray.latent.encoder import TextEncoder
+from lipo_e_ray.latent.inverters import make_inverter
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.types import Completion, InstructionSource, Message, Sampling
+
+if TYPE_CHECKING:
+    from lipo_e_ray.latent.inversion import Inverter
+    from lipo_e_ray.latent.space import LatentSpace
+    from lipo_e_ray.proposal.proposer import Proposer
+
+WARNINGS = "warnings.log"  # in the run folder; there is none while nothing went wrong
+
+
+class ProposerRecipe:
+    """Call it in the process that proposes. ``make_encoder`` gets the encoder's folder or id."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        instructions: dict[str, InstructionSource],
+        folder: RunFolder,
+        service: ActorHandle,
+        make_encoder: Callable[[str], TextEncoder] = TextEncoder,
+    ) -> None:
+        self._config = config
+        self._task = inputs.task
+        self._instructions = instructions
+        self._folder = folder.latent_folder.absolute()
+        self._service = service
+        self._make_encoder = make_encoder
+
+    def __call__(self) -> Proposer:
+        from lipo_e_ray.proposal.proposer import Proposer
+
+        # Ray keeps an actor's log lines in a folder of its own; warnings belong beside the results.
+        log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
+        log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("lipo_e_ray").addHandler(log)
+        return Proposer(self._task, self._config, self._instructions, self._latent)
+
+    def _latent(self) -> tuple[LatentSpace, Inverter]:
+        from lipo_e_ray.latent.training import fit_latent
+
+        config = self._config
+        encoder = self._make_encoder(resolve_encoder(config.encoder.name))
+        space = fit_latent(
+            encoder,
+            list(self._instructions),
+            self._task.pool,
+            config.vae,
+            config.seed,
+            self._folder,
+            config.max_exemplars,
+        )
+
+        def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
+            return slow_result(self._service.generate.remote(chats, samplings), self._service, "rewritten instructions")
+
+        return space, make_inverter(config.encoder.name, encoder, generate)

@@ -1,0 +1,217 @@
+"""The whole job on simulated engines: real Ray, Tune, VAE, GP, encoder and ledger; only the LLM is a formula."""
+
+import json
+import logging
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lipo_e_ray.config import (
+    PROFILES,
+    APEConfig,
+    HyperbandConfig,
+    InvBOConfig,
+    ProposalConfig,
+    RunConfig,
+    TaskConfig,
+    VAEConfig,
+    from_dict,
+    to_dict,
+)
+from lipo_e_ray.engine.base import Engine
+from lipo_e_ray.engine.replay import ReplayEngine
+from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
+from lipo_e_ray.inputs import EngineSpec
+from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.report.analysis import read
+from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.store.run_folder import RunFolder
+from lipo_e_ray.types import InputError
+
+CONFIG = replace(
+    PROFILES["demo"],
+    task=TaskConfig("arithmetic", pool_size=24, validation_size=32, test_size=32),
+    ape=APEConfig(num_instructions=8),
+    vae=VAEConfig(training_sets=64, patience=5, max_epochs=20, batch_size=32),
+    hyperband=HyperbandConfig(b_min=8),
+    proposal=ProposalConfig(instructions=10, restarts=2, steps=5),
+    invbo=InvBOConfig(iterations=2, q=2),
+)
+
+# What a separate process runs: this file is no module that it could import.
+DRIVER = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from lipo_e_ray.config import from_dict
+from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
+from lipo_e_ray.inputs import EngineSpec
+from tests.shown import run_shown
+config, folder, latency = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
+make = partial(SimulatedEngine, 0, Latency(1e9, latency, 0.0, 64, 1) if latency else None)
+try:
+    run_shown(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def no_engine() -> Engine:
+    raise InputError("an engine was started, although everything was paid before")
+
+
+def spec(make=SimulatedEngine) -> EngineSpec:
+    return EngineSpec(make, SimulatedEngine().fingerprints, len, on_gpu=False)
+
+
+def run(folder: Path, make=SimulatedEngine, config: RunConfig = CONFIG) -> None:
+    import ray
+
+    from tests.shown import run_shown
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    run_shown(config, folder, spec(make))
+
+
+def rows(folder: Path, sql: str) -> list[tuple]:
+    """Nothing where the ledger, or its table, is not there yet."""
+    try:
+        with sqlite3.connect(f"file:{folder / 'ledger.sqlite'}?mode=ro", uri=True) as db:
+            return db.execute(sql).fetchall()
+    except sqlite3.OperationalError:
+        return []
+
+
+def proposals(folder: Path) -> list[tuple]:
+    return rows(folder, "SELECT bracket, position, prompt_id FROM proposals ORDER BY bracket, position")
+
+
+def outcomes(folder: Path) -> set[tuple]:
+    return set(rows(folder, "SELECT prompt_id, example_id, status FROM outcomes"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_cluster) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run(folder)
+    return folder
+
+
+def test_the_folder_holds_what_a_user_needs(finished, capsys):
+    best = json.loads((finished / "best_prompt.json").read_text())
+    assert "{question}" in best["messages"][-1]["content"]
+    assert best["test"]["n"] == 32
+    assert from_dict(json.loads((finished / "config.json").read_text())) == CONFIG
+    page = (finished / "report.html").read_text()
+    assert best["instruction"].split(".")[0] in page
+    with Ledger(finished / "ledger.sqlite") as ledger:
+        records = read(ledger)
+    assert records.best.fidelity == records.baseline.fidelity == 32
+    assert records.best.observation.errors <= records.baseline.observation.errors
+    assert {one.origin.stage for one in records.scored} == {"seeds", "hyperband", "invbo"}
+
+
+def test_an_instruction_in_no_input_was_written_and_evaluated(finished):
+    generated = {text for (text,) in rows(finished, "SELECT text FROM generations")}
+    written = rows(
+        finished,
+        "SELECT DISTINCT instruction FROM proposals JOIN prompts USING (prompt_id) "
+        "JOIN outcomes USING (prompt_id) WHERE source = 'invbo'",
+    )
+    new = {text for (text,) in written} - generated - set(SEED_INSTRUCTIONS)
+    assert new
+    page = (finished / "report.html").read_text()
+    assert any(text.split(".")[0] in page for text in new)
+
+
+def test_the_same_command_again_pays_nothing_and_starts_no_engine(finished, capsys, monkeypatch):
+    before, answers = proposals(finished), outcomes(finished)
+    monkeypatch.chdir(finished.parent)  # as a user names it
+    run(Path(finished.name), no_engine)
+    assert (proposals(finished), outcomes(finished)) == (before, answers)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy: baseline ")
+
+
+def test_same_seed_and_same_outcomes_give_the_same_proposals(finished, tmp_path):
+    """Outcomes come from the record of the first run, proposals are computed anew."""
+    run(tmp_path / "again", partial(ReplayEngine, finished / "ledger.sqlite"))
+    assert proposals(tmp_path / "again") == proposals(finished)
+    assert outcomes(tmp_path / "again") == outcomes(finished)
+    assert len(proposals(finished)) > 20
+
+
+def test_another_seed_gives_other_proposals(finished, tmp_path):
+    run(tmp_path / "other", config=replace(CONFIG, seed=1, invbo=InvBOConfig(iterations=0)))
+    known = {row[2] for row in proposals(finished)}
+    assert sum(row[2] not in known for row in proposals(tmp_path / "other")) > 5
+
+
+def test_the_call_budget_is_never_exceeded(tmp_path, ray_cluster):
+    config = replace(CONFIG, max_llm_calls=400)
+    run(tmp_path / "run", config=config)
+    with Ledger(tmp_path / "run" / "ledger.sqlite") as ledger:
+        assert 200 < ledger.calls() <= 400
+        assert read(ledger).best.test is not None
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_continues_and_repeats_no_call(finished, tmp_path, how):
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(to_dict(CONFIG)), str(folder)]
+    first = subprocess.Popen([*arguments, "0.02"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wanted = len(outcomes(finished)) // 3
+    deadline = time.monotonic() + 240
+    while len(outcomes(folder)) < wanted:
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[0]
+        time.sleep(0.2)
+    first.send_signal(how)
+    said, _ = first.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert first.returncode == 130
+        assert f"lipo-e-ray resume {folder}" in said and "Traceback" not in said
+    paid = rows(folder, "SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")
+    assert wanted <= len(paid) < len(outcomes(finished))
+
+    second = subprocess.run([*arguments, "0"], capture_output=True, text=True, timeout=240)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.splitlines()[-1].startswith("test accuracy: baseline ")
+    after = rows(folder, "SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")
+    assert after[: len(paid)] == paid, "an outcome that was paid was lost or asked again"
+    assert outcomes(folder) == outcomes(finished)
+    assert proposals(folder) == proposals(finished)
+
+
+def test_two_drivers_on_one_folder(finished):
+    with RunFolder(finished).claim(CONFIG), pytest.raises(InputError, match="another process"):
+        run(finished)
+
+
+def test_latency_does_not_change_results():
+    slow = SimulatedEngine(0, Latency(1e9, 0.0, 0.0, 4, 0))
+    assert slow.fingerprints == SimulatedEngine().fingerprints
+
+
+def test_what_the_proposer_warns_of_is_in_the_run_folder(tmp_path, small_task):
+    from lipo_e_ray.inputs import Inputs
+    from lipo_e_ray.recipe import WARNINGS, ProposerRecipe
+
+    package = logging.getLogger("lipo_e_ray")
+    before = package.handlers[:]
+    try:
+        inputs = Inputs(small_task, {"Think.": "seed"}, spec())
+        ProposerRecipe(CONFIG, inputs, inputs.instructions, RunFolder(tmp_path), None)()
+        assert not (tmp_path / WARNINGS).exists()
+        logging.getLogger("lipo_e_ray.surrogate.gp").warning("GP fit on %d prompts failed", 5)
+    finally:
+        for handler in {*package.handlers} - {*before}:
+            package.removeHandler(handler)
+            handler.close()
+    (line,) = (tmp_path / WARNINGS).read_text().splitlines()
+    assert line.endswith(" GP fit on 5 prompts failed")
