@@ -63,11 +63,12 @@ class TaskConfig:
 class ModelConfig:
     """``name``: ``smollm2-135m`` (embedded), a folder, or a Hugging Face id that vLLM serves. Lengths in tokens.
 
+    ``max_model_len``: question and answer together; 0: what the data needs, as far as the model has it.
     ``tensor_parallel``: GPUs that one engine spreads the model over; without a GPU it has no effect.
     """
 
     name: str = "Qwen/Qwen2.5-1.5B-Instruct"
-    max_model_len: int = 8192
+    max_model_len: int = 0
     max_tokens: int = 512
     temperature: float = 0.0
     dtype: str = "bfloat16"
@@ -77,10 +78,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_line(self, "name")
-        _at_least(self, 1, "max_model_len", "max_tokens", "max_num_seqs")
+        _at_least(self, 0, "max_model_len")
+        _at_least(self, 1, "max_tokens", "max_num_seqs")
         _at_least(self, 1, "tensor_parallel", most=MOST_ENGINES)
         _require(
-            self.max_tokens < self.max_model_len,
+            self.max_tokens < self.max_model_len or not self.max_model_len,
             f"ModelConfig: expected max_tokens < max_model_len, got {self.max_tokens} and {self.max_model_len}",
         )
         _require(
@@ -230,7 +232,7 @@ PROFILES: dict[str, RunConfig] = {
     "demo": RunConfig(
         profile="demo",
         task=TaskConfig(name="arithmetic", pool_size=256, validation_size=128, test_size=256),
-        model=ModelConfig(name="smollm2-135m", max_model_len=2048, max_tokens=64, max_num_seqs=64),
+        model=ModelConfig(name="smollm2-135m", max_tokens=64, max_num_seqs=64),
         encoder=EncoderConfig(name="all-minilm-l6-v2"),
         ape=APEConfig(num_instructions=48),
         vae=VAEConfig(hidden=64, max_epochs=100, patience=30, batch_size=64, training_sets=512),

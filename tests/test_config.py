@@ -26,7 +26,7 @@ def test_json_round_trip(profile):
         ({"max_exemplars": 9}, r"expected 0\.\.8, got 9"),
         ({"engines": -1}, "RunConfig.engines: expected 0 or more, got -1"),
         ({"model": {"tensor_parallel": 0}}, "ModelConfig.tensor_parallel: expected 1 or more, got 0"),
-        ({"model": {"max_tokens": 9000}}, "max_tokens < max_model_len"),
+        ({"model": {"max_tokens": 9000, "max_model_len": 8192}}, "max_tokens < max_model_len, got 9000 and 8192"),
         ({"hyperband": {"eta": 1}}, "HyperbandConfig.eta: expected 2"),
         ({"proposal": {"random_fraction": 1.5}}, "random_fraction"),
     ],
