@@ -197,8 +197,10 @@ def _assemble(
         "task.metric": named,
     }
     layers.append(settings.Layer("arguments", {key: value for key, value in chosen.items() if value is not None}))
-    resolved = settings.resolve(layers, profile).config
     given = Given(task if isinstance(task, Task) else None, _wrapped(metric), _spec(engine))
+    if given.engine is not None and model is None:
+        layers.append(settings.Layer("engine", {"model.name": given.engine.fingerprints.model}))
+    resolved = settings.resolve(layers, profile).config
     if given.task is not None:
         own = named or (given.task.metric if resolved.task.metric == "auto" else resolved.task.metric)
         resolved = replace(resolved, task=replace(resolved.task, name=OWN_TASK, metric=own))

@@ -3,46 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lipo_e_ray.config import ModelConfig, RunConfig
 from lipo_e_ray.engine.base import Engine
-from lipo_e_ray.engine.embedded import resolve_encoder
-from lipo_e_ray.engine.model import HUB_ID, ChatTokenizer, fingerprints
+from lipo_e_ray.engine.embedded import ENCODER, resolve_encoder
+from lipo_e_ray.engine.model import HUB_ID, ChatTokenizer, context_length, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
+from lipo_e_ray.instructions.induction import MAX_WORDS, longest_request
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
+from lipo_e_ray.task.context import ContextLimit, PromptTokens, fitting_task, up_to_block
 from lipo_e_ray.task.loading import load_task
-from lipo_e_ray.task.metrics import get_metric
-from lipo_e_ray.task.rendering import check_context
+from lipo_e_ray.task.metrics import Metric, get_metric
+from lipo_e_ray.task.rendering import CountTokens
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Fingerprints, InputError, InstructionSource, Message
+from lipo_e_ray.types import Fingerprints, InputError, InstructionSource
+
+WRITTEN_TOKENS = 8 * MAX_WORDS
+"""Room for an instruction that the model writes: a text of ``MAX_WORDS`` words has about so many letters."""
+
+MIN_CONTEXT = 2048
+"""Tokens of the shortest context that is asked of a model that has more: rewriting instructions needs some as well."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """How to build an engine (picklable: it is built inside its Ray actor) and what can be known before."""
+    """How to build an engine (picklable: it is built inside its Ray actor) and what can be known before.
+
+    ``count_tokens``: tokens of a chat (picklable too); ``None``: nobody checks whether a prompt fits the context.
+    ``context_length``: tokens that the model can read and write together; ``None``: nobody knows.
+    """
 
     make: Callable[[], Engine]
     fingerprints: Fingerprints
-    count_tokens: Callable[[list[Message]], int]
+    count_tokens: CountTokens | None = None
     on_gpu: bool = True  # take a GPU where the cluster has one
+    context_length: int | None = None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """``instructions``: text -> who wrote it, the shipped seeds first, then the user's."""
+    """``instructions``: text -> who wrote it, the shipped seeds first, then the user's.
+
+    ``context``: which prompts the model takes; ``max_model_len``: the context that the engine is built with, in tokens,
+    0 where nobody counts. ``max_exemplars``: of a prompt in this run; fewer than configured where more never fit.
+    ``notes``: lines that tell the user what was left out for it.
+    """
 
     task: Task
     instructions: dict[str, InstructionSource]
     engine: EngineSpec
+    context: ContextLimit
+    max_model_len: int
+    max_exemplars: int
+    notes: tuple[str, ...] = ()
 
 
-def vllm_spec(model: ModelConfig, task: Task) -> EngineSpec:
-    """A real engine. Raises ``InputError`` when the model's tokenizer cannot be loaded."""
-    make = partial(VLLMEngine, model, get_metric(task.metric))
-    return EngineSpec(make, fingerprints(model), ChatTokenizer(model).count)
+def vllm_spec(
+    model: ModelConfig, task: Task, metric: Metric | None = None, count_tokens: CountTokens | None = None
+) -> EngineSpec:
+    """A real engine. ``metric`` judges instead of the task's; ``count_tokens`` is the model's, if it was loaded before.
+
+    Raises ``InputError`` when there is no such model.
+    """
+    make = partial(VLLMEngine, model, metric or get_metric(task.metric))
+    count_tokens = count_tokens or ChatTokenizer(model).count
+    return EngineSpec(make, fingerprints(model), count_tokens, context_length=context_length(model))
 
 
 def read_instructions(path: Path) -> list[str]:
@@ -59,34 +87,54 @@ def read_instructions(path: Path) -> list[str]:
     return instructions
 
 
-def _check_encoder(name: str) -> None:
-    """It loads much later, in an actor, when much has been paid: a name that can't be one is found now."""
-    folder = Path(resolve_encoder(name)).expanduser()
-    if not (HUB_ID.fullmatch(name) or any((folder / file).is_file() for file in ("modules.json", "config.json"))):
-        raise InputError(
-            f"encoder {name!r}: expected all-minilm-l6-v2, a sentence-transformers id or a folder with "
-            "modules.json or config.json, found none; check encoder.name"
-        )
+def load_inputs(
+    config: RunConfig, engine: EngineSpec | None = None, given: Task | None = None, metric: Metric | None = None
+) -> Inputs:
+    """Load the task and the instructions, and find out which prompts fit the model's context.
 
-
-def load_inputs(config: RunConfig, engine: EngineSpec | None = None) -> Inputs:
-    """Load the task and the instructions and check that all of it fits the model's context.
-
+    ``engine``: another one than vLLM; ``given``: a task's rows instead of what ``config.task.name`` names;
+    ``metric``: a function that judges instead of the metric that ``config.task.metric`` names.
     Raises ``InputError``; nothing was written or paid by then.
     """
     own = read_instructions(Path(config.instructions_file)) if config.instructions_file else []
     _check_encoder(config.encoder.name)
-    task = load_task(config.task, config.seed)
-    if len(task.validation) < config.hyperband.b_min:
+    task = load_task(config.task, config.seed, given, metric)
+    if (n := len(task.validation)) < config.hyperband.b_min:
         raise InputError(
-            f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), "
-            f"got {len(task.validation)}; add examples"
+            f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), got {n}; add "
+            f"examples, or begin with fewer: --set hyperband.b_min={n}"
         )
     instructions: dict[str, InstructionSource] = dict.fromkeys(SEED_INSTRUCTIONS, "seed")
     instructions |= {text: "file" for text in own if text not in instructions}
-    engine = engine or vllm_spec(config.model, task)
-    longest = max(instructions, key=lambda text: engine.count_tokens([{"role": "user", "content": text}]))
-    check_context(
-        task, longest, config.max_exemplars, config.model.max_model_len, config.model.max_tokens, engine.count_tokens
-    )
-    return Inputs(task, instructions, engine)
+    spec = engine or vllm_spec(config.model, task, metric)
+    if spec.count_tokens is None:
+        return Inputs(task, instructions, spec, ContextLimit(), config.model.max_model_len, config.max_exemplars)
+    tokens = PromptTokens(task, spec.count_tokens)
+    context = config.model.max_model_len or _needed_context(config, task, tokens, list(instructions))
+    if not config.model.max_model_len and spec.context_length:
+        context = min(context, spec.context_length)
+    limit = ContextLimit(tokens, context, config.model.max_tokens)
+    fitting = fitting_task(task, instructions, config.max_exemplars, limit)
+    if engine is None:
+        spec = vllm_spec(replace(config.model, max_model_len=context), task, metric, spec.count_tokens)
+    return Inputs(fitting.task, instructions, spec, limit, context, fitting.max_exemplars, fitting.notes)
+
+
+def _needed_context(config: RunConfig, task: Task, tokens: PromptTokens, instructions: list[str]) -> int:
+    """Tokens that the longest prompt and its answer need, or APE's longest request."""
+    longest = sorted(task.pool, key=tokens.exemplar, reverse=True)
+    written = max(WRITTEN_TOKENS, *map(tokens.instruction, instructions))
+    needed = tokens.total(written, longest[: config.max_exemplars]) + config.model.max_tokens
+    if config.ape.use:
+        needed = max(needed, longest_request(longest[: config.ape.examples_per_request], tokens.count_tokens))
+    return up_to_block(max(needed, MIN_CONTEXT))
+
+
+def _check_encoder(name: str) -> None:
+    """Whether this can be an encoder: it is loaded much later, in an actor, when much has been paid."""
+    folder = Path(resolve_encoder(name)).expanduser()
+    if not (HUB_ID.fullmatch(name) or any((folder / file).is_file() for file in ("modules.json", "config.json"))):
+        raise InputError(
+            f"encoder {name!r}: expected {ENCODER}, a sentence-transformers id or a folder with modules.json or "
+            f"config.json, found none; name another: --set encoder.name={ENCODER}"
+        )

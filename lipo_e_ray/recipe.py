@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray.actor import ActorHandle
 
@@ -38,7 +38,7 @@ class ProposerRecipe:
         inputs: Inputs,
         instructions: dict[str, InstructionSource],
         folder: RunFolder,
-        service: ActorHandle,
+        service: ActorHandle[Any],
         make_encoder: Callable[[str], TextEncoder] = TextEncoder,
     ) -> None:
         self._config = config
@@ -73,6 +73,8 @@ class ProposerRecipe:
         )
 
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
-            return slow_result(self._service.generate.remote(chats, samplings), self._service, "rewritten instructions")
+            request: Any = self._service.generate.remote(chats, samplings)
+            completions: list[Completion] = slow_result(request, self._service, "rewritten instructions")
+            return completions
 
         return space, make_inverter(config.encoder.name, encoder, generate)

@@ -42,13 +42,31 @@ DTYPE = fast_dtype()  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
 
 
+SMALL = {
+    "task.pool_size": 16,
+    "task.validation_size": 24,
+    "task.test_size": 20,
+    "ape.num_instructions": 4,
+    "vae.training_sets": 32,
+    "vae.max_epochs": 5,
+    "vae.batch_size": 32,
+    "proposal.instructions": 6,
+    "proposal.restarts": 2,
+    "proposal.steps": 3,
+    "invbo.iterations": 1,
+    "invbo.q": 2,
+}
+"""Settings over the profile ``demo`` for a whole run of seconds."""
+
 SLOW_FIXTURES = {"ray_cluster", "head", "undisturbed", "private_run"}  # they start Ray
 # The tests of a part run in one process, because they share a Ray, which takes 10 s to start, or a model. The parts
 # start in this order, the longest first; each other module is a part of its own and comes after them.
 PARTS = {
     "a cluster": ("tests/cluster/test_client", "tests/cluster/test_submit", "tests/faults/test_"),
     "a private Ray": (
-        "tests/test_run",
+        "tests/test_job",
+        "tests/test_api",
+        "tests/test_examples",
         "tests/distributed/test_pools",
         "tests/distributed/test_runner",
         "tests/distributed/test_bo_actor",

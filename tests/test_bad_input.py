@@ -2,12 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lipo_e_ray.app.cli import main
 from lipo_e_ray.config import PROFILES, TaskConfig, from_dict
+from lipo_e_ray.inputs import load_inputs
 from lipo_e_ray.task.loading import load_task
 from tests import mutations
 from tests.mutations import INSTRUCTIONS, NAMES, RUN_FOLDERS, TASKS, Case
@@ -101,14 +103,18 @@ def test_a_config_that_names_what_is_not_there(capsys, tmp_path, number, case):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("split", "key", "text"),
-    [("test", "question", "a" * 1_000_000), ("train", "answer", "<|im_end|>" * 100_000 + " 7")],
-)
-def test_a_megabyte_that_overflows_the_context(capsys, tmp_path, split, key, text):
+def test_a_megabyte_that_overflows_the_context(capsys, tmp_path):
     task = tmp_path / "task"
     write_task(task)
-    case = Case("long", mutations.replaced_value(split, key, text), "tokens, expected at most")
+    case = Case("long", mutations.replaced_value("test", "question", "a" * 1_000_000), "tokens, expected at most")
     case.mutate(task, random.Random(0))
     refused(capsys, case, "run", "--profile", "demo", "--task", str(task), "--output", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_megabyte_that_is_no_exemplar_is_left_out(tmp_path):
+    task = tmp_path / "task"
+    write_task(task)
+    mutations.replaced_value("train", "answer", "<|im_end|>" * 100_000 + " 7")(task, random.Random(0))
+    inputs = load_inputs(replace(PROFILES["demo"], task=TaskConfig(str(task))))
+    assert len(inputs.task.pool) == mutations.ROWS - 1 and "1 of 20 rows" in inputs.notes[0]

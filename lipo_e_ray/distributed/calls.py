@@ -37,7 +37,7 @@ def result(reference: Any, what: str = "the evaluation service", timeout_s: floa
         ) from None
 
 
-def slow_result(reference: Any, service: ActorHandle, what: str = "an evaluation") -> Any:
+def slow_result(reference: Any, service: ActorHandle[Any], what: str = "an evaluation") -> Any:
     """``result`` of one call to ``service`` or of a list of them, however long they take.
 
     Engines may wait for hours for a GPU, and the ledger for its disk, so the calls themselves have no time-out.

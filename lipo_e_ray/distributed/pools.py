@@ -111,7 +111,7 @@ class EnginePool:
         if self._following:
             self._following.cancel()
         slots, self._slots = self._slots, []
-        closing = [asyncio.create_task(_quietly(slot.actor.close.remote())) for slot in slots if slot.ready]
+        closing = [asyncio.create_task(_quietly(slot.running.close.remote())) for slot in slots if slot.ready]
         if closing:
             await asyncio.wait(closing, timeout=CLOSE_TIMEOUT_S)
         for slot in slots:
@@ -120,14 +120,14 @@ class EnginePool:
             slot.kill()
 
     async def _send(
-        self, prompt_id: str | None, n: int, wave: int, avoid: int | None, call: Callable[[ActorHandle], Any]
+        self, prompt_id: str | None, n: int, wave: int, avoid: int | None, call: Callable[[ActorHandle[Any]], Any]
     ) -> tuple[int, list[Any] | str]:
         """The engine's number and its answer, or one line that says why there is none."""
         if not self._slots:
             self._create()
         async with self._dispatcher.turn(prompt_id, n, wave, avoid) as number:
             slot = self._slots[number]
-            actor = slot.actor
+            actor = slot.running
             try:
                 async with asyncio.timeout(self._config.timeout_s):
                     answer = await call(actor)
@@ -145,7 +145,7 @@ class EnginePool:
         # Ray hides no GPU from an actor that reserves none, so they are hidden here. Hiding them from the service would
         # hide them from all its engines, which inherit its environment.
         environment = {} if num_gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        actor = ray.remote(EngineActor).options(
+        actor: Any = ray.remote(EngineActor).options(
             num_gpus=num_gpus, num_cpus=config.num_cpus, runtime_env={"env_vars": environment}
         )
         make_actor = partial(actor.remote, self._make_engine, ray.put(self._task))
@@ -153,13 +153,13 @@ class EnginePool:
         if config.count is None and gpus:
             self._following = asyncio.create_task(self._follow(make_actor))
 
-    async def _follow(self, make_actor: Callable[[], ActorHandle]) -> None:
+    async def _follow(self, make_actor: Callable[[], ActorHandle[Any]]) -> None:
         """Start an engine for every GPU that joins. An engine whose GPU has left waits in Ray's queue for another."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             self._grow(await asyncio.to_thread(_capacity, self._config.num_gpus), make_actor)
 
-    def _grow(self, count: int, make_actor: Callable[[], ActorHandle]) -> None:
+    def _grow(self, count: int, make_actor: Callable[[], ActorHandle[Any]]) -> None:
         self._slots += [
             EngineSlot(number, make_actor, self._fingerprints, self._changed)
             for number in range(len(self._slots), count)
@@ -184,17 +184,15 @@ def _capacity(num_gpus: float) -> int:
 
 def start_service(
     ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], engines: EnginesConfig
-) -> ActorHandle:
+) -> ActorHandle[Any]:
     """Start the ``EvaluationService`` as an actor on this node, where the run folder is.
 
     Raises ``InputError`` when the ledger cannot be used.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    service = (
-        ray.remote(EvaluationService)
-        .options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        .remote(ledger_path, task, fingerprints, partial(EnginePool, task, fingerprints, make_engine, engines))
-    )
+    actor: Any = ray.remote(EvaluationService).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    make_pool = partial(EnginePool, task, fingerprints, make_engine, engines)
+    service: ActorHandle[Any] = actor.remote(ledger_path, task, fingerprints, make_pool)
     result(service.start.remote(), "the evaluation service's start")
     return service
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray._private import ray_constants
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without types
 
 if TYPE_CHECKING:
-    from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
 
 # gRPC methods that answer an empty request within milliseconds, and refuse one without a valid token. Given a wrong
@@ -46,7 +45,9 @@ def on_loopback() -> Iterator[None]:
 
 def address_of_running_ray() -> str:
     """``host:port`` of the Ray that runs on this machine. Raises ``ConnectionError`` where none does."""
-    address: str = canonicalize_bootstrap_address("auto")
+    address = canonicalize_bootstrap_address("auto")
+    if address is None:
+        raise ConnectionError("expected a Ray that runs on this machine, found none")
     return address
 
 
@@ -59,7 +60,7 @@ def ask(address: str, method: str, timeout_s: float) -> None:
         channel.unary_unary(method)(b"", timeout=timeout_s)
 
 
-def keep_idle_actors(tune_controller: TuneController, trial: Trial, count: int) -> None:
+def keep_idle_actors(tune_controller: Any, trial: Trial, count: int) -> None:
     """Let Tune keep ``count`` idle actors like ``trial``'s for the next trial.
 
     There is no public setting for it. By default Tune ends idle actors, and a new process costs about a second.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -63,7 +64,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         if address == "local":
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # 20 is too short on a busy machine
             with _sigterm_kept(), ray_private.on_loopback():
-                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             _join(address)
         try:
@@ -123,7 +124,7 @@ def _join(address: str) -> None:
     where = check_address(address)
     try:
         with _sigterm_kept():
-            ray.init(address=where, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -71,13 +72,13 @@ class EngineSlot:
     def __init__(
         self,
         number: int,
-        make_actor: Callable[[], ActorHandle],
+        make_actor: Callable[[], ActorHandle[Any]],
         expected: Fingerprints,
         changed: Callable[[EngineSlot], None],
     ) -> None:
         self.number = number
         self.lost: BaseException | None = None
-        self.actor: ActorHandle | None = None
+        self.actor: ActorHandle[Any] | None = None
         self._make_actor = make_actor
         self._expected = expected
         self._changed = changed
@@ -90,6 +91,13 @@ class EngineSlot:
         """Whether requests can be sent."""
         return self.starting.done() and self.actor is not None and self.lost is None
 
+    @property
+    def running(self) -> ActorHandle[Any]:
+        """The actor of a slot that is ``ready``."""
+        if self.actor is None:
+            raise RuntimeError(f"engine {self.number}: expected an actor, got a slot that has none")
+        return self.actor
+
     def waiting(self, resources: str) -> str:
         """What the engine waits for, in words; empty when it is ready. ``resources``: what Ray reserves for it."""
         if self.ready or self.lost:
@@ -101,7 +109,7 @@ class EngineSlot:
         """Note that a request was answered: the engine works."""
         self._deaths = 0
 
-    def broke(self, actor: ActorHandle, reason: str) -> None:
+    def broke(self, actor: ActorHandle[Any], reason: str) -> None:
         """Replace ``actor``, to which a request failed. Further requests that fail with it change nothing."""
         if actor is not self.actor:
             return

@@ -85,6 +85,7 @@ class VLLMEngine:
         self._guard = start_guard(self._log)
         try:
             self._llm: AsyncLLM | None = _load(model, self._log)
+            self._max_model_len = model.max_model_len or self._llm.model_config.max_model_len
         except BaseException:
             self._end_processes()
             raise
@@ -138,12 +139,12 @@ class VLLMEngine:
             ids = self._chat.encode(messages)
         except TemplateError as error:
             return Completion("", f"the model's chat template refuses these messages: {first_line(error)}")
-        room = self._model.max_model_len - sampling.max_tokens
+        room = self._max_model_len - sampling.max_tokens
         if len(ids) > room:
             return Completion(
                 "",
                 f"prompt of {len(ids)} tokens overflows the context: expected at most {room} "
-                f"(max_model_len {self._model.max_model_len} less {sampling.max_tokens} to answer)",
+                f"(max_model_len {self._max_model_len} less {sampling.max_tokens} to answer)",
             )
         try:
             params = SamplingParams(
@@ -195,7 +196,7 @@ def engine_arguments(model: ModelConfig) -> dict[str, Any]:
     return {
         "model": str(model_folder(model) or model.name),
         "dtype": model.dtype,
-        "max_model_len": model.max_model_len,
+        "max_model_len": model.max_model_len or None,
         "max_num_seqs": model.max_num_seqs,
         "enable_prefix_caching": True,
         "disable_log_stats": True,

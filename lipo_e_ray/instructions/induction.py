@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lipo_e_ray.config import APEConfig
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Generate, Message, Sampling, digest
+from lipo_e_ray.types import Example, Generate, Message, Sampling, digest
 
-MIN_WORDS, MAX_WORDS = 3, 60
-ATTEMPTS = 8  # calls per instruction asked for, at most
+MIN_WORDS, MAX_WORDS = 3, 60  # of an instruction
+ATTEMPTS = 8  # calls for each instruction wanted, at most
 TOP_P, MAX_TOKENS = 0.7, 64
 DEMONSTRATIONS = 4  # other tasks shown per request
 
-# Other tasks: two solved examples and their instruction. Small models copy the style of these instructions, so they say
-# how to go about it, each in its own way.
+# Other tasks: solved examples and their instruction. Small models copy the style of these instructions, so each says in
+# its own way how to go about the task.
 _OTHER_TASKS = (
     (
         (("5 km", "5 km * 1000 = 5000 m"), ("12 km", "12 km * 1000 = 12000 m")),
@@ -94,13 +94,19 @@ _NOT_AN_INSTRUCTION = re.compile(
 _QUOTES = "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
-def generate_instructions(generate: Generate, task: Task, config: APEConfig, seed: int) -> list[str]:
+Holds = Callable[[Sequence[Message], int], bool]
+"""Whether the model takes a chat and has so many tokens left for its answer (``ContextLimit.holds``)."""
+
+
+def generate_instructions(
+    generate: Generate, task: Task, config: APEConfig, seed: int, holds: Holds = lambda messages, max_tokens: True
+) -> list[str]:
     """Up to ``config.num_instructions`` instructions the model wrote, cleaned and distinct, in the order they came.
 
-    Each request shows ``config.examples_per_request`` solved pool examples and has a seed of its own, so the result
-    follows from ``seed`` and the model's answers. Fewer come back when ``ATTEMPTS`` times as many calls did not give
-    enough. Distinct, also from the shipped seeds and from what the request shows, means: not equal without case,
-    punctuation and space.
+    Each request shows ``config.examples_per_request`` solved pool examples, or as many of them as the context
+    ``holds``, and has a seed of its own: the result follows from ``seed`` and the model's answers. Fewer instructions
+    come back when ``ATTEMPTS`` times as many calls did not give enough. Two are distinct when they differ in more than
+    case, punctuation and space; they also differ so from the shipped seeds and from the instructions in the request.
     """
     shown = [instruction for _, instruction in _OTHER_TASKS]
     seen = {identity(text) for text in (*SEED_INSTRUCTIONS, *shown)}
@@ -109,7 +115,7 @@ def generate_instructions(generate: Generate, task: Task, config: APEConfig, see
     while (missing := config.num_instructions - len(instructions)) > 0 and asked < ATTEMPTS * config.num_instructions:
         batch = range(asked, min(asked + max(8, 3 * missing // 2), ATTEMPTS * config.num_instructions))
         asked = batch.stop
-        requests = [_request(task, config, seed, number) for number in batch]
+        requests = [_request(task, config, seed, number, holds) for number in batch]
         for completion in generate([chat for chat, _ in requests], [sampling for _, sampling in requests]):
             text = None if completion.error else clean_instruction(completion.text)
             if text is not None and identity(text) not in seen:
@@ -119,11 +125,27 @@ def generate_instructions(generate: Generate, task: Task, config: APEConfig, see
 
 
 def identity(text: str) -> str:
-    """What is left of ``text`` without case, punctuation and space: equal for texts that read the same."""
+    """``text`` without case, punctuation and space: equal for texts that read the same."""
     return re.sub(r"[\W_]+", "", text.lower())
 
 
-def _request(task: Task, config: APEConfig, seed: int, number: int) -> tuple[list[Message], Sampling]:
+def longest_request(examples: Sequence[Example], count_tokens: Callable[[list[Message]], int]) -> int:
+    """Tokens of the longest request that shows ``examples``, its answer included."""
+    beginnings = range(len(_OTHER_TASKS))  # their number is a multiple of that of the ways to ask
+    return max(count_tokens(_conversation(number, examples)) for number in beginnings) + MAX_TOKENS
+
+
+def _request(task: Task, config: APEConfig, seed: int, number: int, holds: Holds) -> tuple[list[Message], Sampling]:
+    request_seed = int(digest("ape", str(seed), str(number))[:8], 16) >> 1  # 31 bits
+    examples = random.Random(request_seed).sample(task.pool, min(config.examples_per_request, len(task.pool)))
+    messages = _conversation(number, examples)
+    while len(examples) > 1 and not holds(messages, MAX_TOKENS):
+        examples = examples[:-1]
+        messages = _conversation(number, examples)
+    return messages, Sampling(config.temperature, TOP_P, MAX_TOKENS, seed=request_seed)
+
+
+def _conversation(number: int, examples: Sequence[Example]) -> list[Message]:
     # Few different beginnings, so that the engine's prefix cache holds them.
     ask = _ASKS[number % len(_ASKS)]
     messages: list[Message] = []
@@ -131,10 +153,8 @@ def _request(task: Task, config: APEConfig, seed: int, number: int) -> tuple[lis
         pairs, instruction = _OTHER_TASKS[(number + i) % len(_OTHER_TASKS)]
         messages.append({"role": "user", "content": _show(pairs, ask)})
         messages.append({"role": "assistant", "content": instruction})
-    request_seed = int(digest("ape", str(seed), str(number))[:8], 16) >> 1  # 31 bits
-    examples = random.Random(request_seed).sample(task.pool, min(config.examples_per_request, len(task.pool)))
     messages.append({"role": "user", "content": _show([(e.question, e.answer) for e in examples], ask)})
-    return messages, Sampling(config.temperature, TOP_P, MAX_TOKENS, seed=request_seed)
+    return messages
 
 
 def _show(pairs: Sequence[tuple[str, str]], ask: str) -> str:
@@ -143,11 +163,11 @@ def _show(pairs: Sequence[tuple[str, str]], ask: str) -> str:
 
 
 def clean_instruction(text: str) -> str | None:
-    """The first line of ``text`` that is an instruction, in one line of 3..60 words; ``None`` if it is none.
+    """The first line of ``text`` that says something, cleaned, if it is an instruction of 3..60 words; else ``None``.
 
-    Strips labels ("The instruction was:"), list markers and quotes; drops a last sentence that was cut off; refuses
-    control tokens, markup, code, solved answers, questions and replies in the first person. A clean text comes back
-    unchanged.
+    Cleaning strips labels ("The instruction was:"), list markers and quotes, and drops a last sentence that was cut
+    off. Refused are control tokens, markup, code, solved answers, questions and replies in the first person. A clean
+    text comes back unchanged.
     """
     for line in text.strip().splitlines():
         candidate = _strip(line)

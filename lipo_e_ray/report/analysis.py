@@ -179,19 +179,18 @@ _PARTS: dict[str, Callable[[Origin], bool]] = {
 def parts(records: Records) -> list[Part]:
     """One ``Part`` per part of the method; the last one is a subset of the one before it."""
     origins = {p.prompt.id: p.origin for p in reversed(records.proposals)}
-    table = []
-    for name, belongs in _PARTS.items():
+
+    def part(name: str, belongs: Callable[[Origin], bool]) -> Part:
         mine = [s for s in records.scored if belongs(s.origin)]
-        table.append(
-            Part(
-                name,
-                len(mine),
-                sum(s.fidelity == records.full_fidelity for s in mine),
-                sum(n for key, n in records.answered.items() if key in origins and belongs(origins[key])),
-                _least_error(records, lambda s, belongs=belongs: belongs(s.origin)),
-            )
+        return Part(
+            name,
+            len(mine),
+            sum(s.fidelity == records.full_fidelity for s in mine),
+            sum(n for key, n in records.answered.items() if key in origins and belongs(origins[key])),
+            _least_error(records, lambda s: belongs(s.origin)),
         )
-    return table
+
+    return [part(name, belongs) for name, belongs in _PARTS.items()]
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,10 @@ def write_report(run_dir: Path) -> Path:
 def final_line(records: Records) -> str:
     """The last line a run prints: both test accuracies with 95% intervals, and the number of LLM calls."""
     calls = f"{records.usage.calls:,} LLM calls"
-    tests = [_test(scored) for scored in (records.baseline, records.best)]
-    if None in tests:
+    baseline, best = _test(records.baseline), _test(records.best)
+    if baseline is None or best is None:
         return f"test accuracy: not measured yet, {calls} so far"
-    return f"test accuracy: baseline {tests[0]} -> best {tests[1]} with {calls}"
+    return f"test accuracy: baseline {baseline} -> best {best} with {calls}"
 
 
 def best_prompt_document(records: Records) -> dict[str, Any]:

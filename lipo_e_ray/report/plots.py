@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,7 +30,7 @@ STAGE_NAMES = {"seeds": "Seeds", "hyperband": "Hyperband", "invbo": "InvBO"}
 SOURCE_NAMES = {"seed": "seed", "file": "user", "ape": "APE", "invbo": "inversion"}
 SOURCE_MARKERS = {"seed": "o", "file": "D", "ape": "s", "invbo": "^"}
 _WIDTH = 8.5  # inches
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
@@ -234,7 +235,8 @@ def latent_plot(records: Records) -> tuple[Figure, str] | None:
     for source, marker in SOURCE_MARKERS.items():
         mine = np.array([s.origin.source == source for s in shown])
         points = axes.scatter(
-            *flat[mine].T,
+            flat[mine, 0],
+            flat[mine, 1],
             c=errors[mine],
             s=sizes[mine],
             marker=marker,
@@ -246,9 +248,8 @@ def latent_plot(records: Records) -> tuple[Figure, str] | None:
             linewidth=0.4,
         )
     if records.best in shown:
-        axes.scatter(
-            *flat[shown.index(records.best)], s=420, marker="o", facecolor="none", edgecolor="#D55E00", linewidth=2
-        )
+        x, y = flat[shown.index(records.best)]
+        axes.scatter(x, y, s=420, marker="o", facecolor="none", edgecolor="#D55E00", linewidth=2)
     figure.colorbar(points, ax=axes, label="error at the prompt's highest fidelity", format=PercentFormatter(1.0, 0))
     figure.legend(handles=_latent_legend(shown, records.full_fidelity), loc="outside lower center", ncols=7, fontsize=9)
     axes.set(

@@ -64,7 +64,7 @@ class Paired:
         """McNemar's exact test, two-sided: a fair coin decides each question on which the two differ."""
         discordant = self.only_best + self.only_baseline
         tail = sum(math.comb(discordant, i) for i in range(min(self.only_best, self.only_baseline) + 1))
-        return min(1.0, 2 * tail / 2**discordant)
+        return min(1.0, float(2 * tail / 2**discordant))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -73,9 +73,9 @@ class Paired:
         p1, p2 = (a + b) / self.n, (a + c) / self.n
         (low1, high1), (low2, high2) = wilson_interval(a + b, self.n), wilson_interval(a + c, self.n)
         margins = (a + b) * (c + d) * (a + c) * (b + d)
-        association = a * d - b * c
+        association = float(a * d - b * c)
         if association > 0:  # the method's continuity correction, for positive association only
-            association = max(association - self.n / 2, 0)
+            association = max(association - self.n / 2, 0.0)
         phi = association / math.sqrt(margins) if margins else 0.0
         down, up = p1 - low1, high2 - p2
         below = math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0))

@@ -258,7 +258,10 @@ class Ledger:
             "SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, unparseable, "
             "promoted, calls FROM rungs ORDER BY rowid"
         )
-        return [RungResult(*row[:5], Observation(*row[5:9]), bool(row[9]), row[10]) for row in rows]
+        return [
+            RungResult(bracket, stage, s, rung, fidelity, Observation(*counts), bool(promoted), calls)
+            for bracket, stage, s, rung, fidelity, *counts, promoted, calls in rows
+        ]
 
     def failures(self) -> list[Failure]:
         """Every failed attempt, in order."""
@@ -268,10 +271,11 @@ class Ledger:
 
     def calls(self) -> int:
         """How many calls were sent to the LLM: outcomes, generations and failed attempts."""
-        return self._db.rows(
+        [(calls,)] = self._db.rows(
             "SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations) "
             "+ (SELECT count(*) FROM failures)"
-        )[0][0]
+        )
+        return int(calls)
 
     def tokens(self) -> dict[str, int]:
         """Sums of ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` over outcomes and generations."""

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 # Proposals and rungs are left out: the run computes them again, and half of them would mislead it.
 PAID = ("prompts", "outcomes", "generations", "failures")
@@ -67,9 +68,9 @@ def _cut_to_whole_pages(path: Path) -> None:
     os.truncate(path, path.stat().st_size // page * page)
 
 
-def _readable(db: sqlite3.Connection, table: str) -> list[tuple]:
+def _readable(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
     """The rows from both ends of ``table``, each up to the first row that cannot be read."""
-    rows: dict[int, tuple] = {}
+    rows: dict[int, tuple[Any, ...]] = {}
     for order in ("ASC", "DESC"):
         try:
             for rowid, *row in db.execute(f"SELECT rowid, * FROM {table} NOT INDEXED ORDER BY rowid {order}"):

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from lipo_e_ray.config import ModelConfig
 from lipo_e_ray.engine.embedded import resolve_model
-from lipo_e_ray.engine.model import ChatTokenizer, fast_dtype, fingerprints
+from lipo_e_ray.engine.model import ChatTokenizer, context_length, fast_dtype, fingerprints
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import Example, InputError, Message, Prompt
 
@@ -62,6 +63,9 @@ class TestFingerprints:
         (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
         assert prints(folder).template != bare.template
 
+    def test_the_room_in_the_context_changes_no_answer(self, folder):
+        assert prints(folder, max_model_len=4096) == prints(folder)
+
     def test_a_hub_name_counts_by_name(self):
         assert prints("some/model") == prints("some/model") != prints("some/other-model")
 
@@ -82,6 +86,36 @@ def reference():
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+
+
+def test_a_tokenizer_travels_without_its_vocabulary(chat):
+    messages = [{"role": "user", "content": "How much is <|im_end|> 7?"}]
+    pickled = pickle.dumps(chat.count)
+    assert len(pickled) < 1000 and pickle.loads(pickled)(messages) == chat.count(messages)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "length"),
+    [
+        ({"max_position_embeddings": 512}, {}, 512),
+        ({"max_position_embeddings": 512}, {"model_max_length": 128}, 128),
+        ({"max_position_embeddings": 512}, {"model_max_length": 10**30}, 512),
+        ({"n_positions": 64, "max_position_embeddings": None}, None, 64),
+        ({"text_config": {"max_position_embeddings": 32}, "max_position_embeddings": 7}, None, 32),
+        ({}, None, None),
+    ],
+)
+def test_the_context_that_a_model_has_stands_in_its_files(folder, config, tokenizer, length):
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
+    if tokenizer is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    assert context_length(ModelConfig(name=str(folder))) == length
+
+
+def test_a_config_that_cannot_be_read(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"cannot read its config\.json"):
+        context_length(ModelConfig(name=str(folder)))
 
 
 def turns(*contents: str) -> list[Message]:

@@ -1,7 +1,13 @@
 import pytest
 
 from lipo_e_ray.config import APEConfig
-from lipo_e_ray.instructions.induction import ATTEMPTS, clean_instruction, generate_instructions, identity
+from lipo_e_ray.instructions.induction import (
+    ATTEMPTS,
+    clean_instruction,
+    generate_instructions,
+    identity,
+    longest_request,
+)
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.types import Completion
 
@@ -50,6 +56,22 @@ class TestGenerate:
         assert generate_instructions(again, small_task, APEConfig(num_instructions=4), 0) == [
             "Draw a picture of the problem."
         ]
+
+    def test_a_request_shows_as_many_examples_as_the_context_holds(self, small_task):
+        def shown(holds):
+            writer = Writer(*numbered(30))
+            generate_instructions(writer, small_task, APEConfig(num_instructions=1), 0, holds)
+            return [messages[-1]["content"].count("Input: ") for messages, _ in writer.asked]
+
+        def letters(messages, max_tokens):
+            return sum(len(message["content"]) for message in messages) + max_tokens
+
+        everything = shown(lambda messages, max_tokens: True)
+        assert set(everything) == {5}
+        longest = longest_request(small_task.pool[:5], lambda messages: letters(messages, 0))
+        assert shown(lambda messages, max_tokens: letters(messages, max_tokens) <= longest + 20) == everything
+        assert set(shown(lambda messages, max_tokens: letters(messages, max_tokens) <= longest - 300)) >= {2, 3}
+        assert set(shown(lambda messages, max_tokens: False)) == {1}
 
     def test_attempts_are_bounded(self, small_task):
         for writer in (Writer("#### 7"), Writer(None)):

@@ -33,7 +33,7 @@ class GatedEngine(SimulatedEngine):
         return await super().evaluate(prompt, examples)
 
 
-def simulated_spec(model: ModelConfig, task: Task) -> inputs.EngineSpec:
+def simulated_spec(model: ModelConfig, task: Task, *_: object) -> inputs.EngineSpec:
     return inputs.EngineSpec(GatedEngine, SimulatedEngine().fingerprints, len, on_gpu=False)
 
 
