@@ -50,7 +50,7 @@ ANSWER = "She has 5 + 7 = 12 stamps. She gives 4 of them away, so she has 12 - 4
 
 @dataclass(frozen=True)
 class Size:
-    """By default the bar's prompts and outcomes, in a search at the full size of the ``l40s`` profile."""
+    """By default the bar's prompts and outcomes, in a search at the full size of the ``one-gpu`` profile."""
 
     prompts: int = 500
     outcomes: int = 1319

@@ -103,8 +103,8 @@ class RawSpace:
 class Variant:
     """What is other than in the package."""
 
-    overlap: int = PROFILES["l40s"].hyperband.overlap
-    random: float = PROFILES["l40s"].proposal.random_fraction
+    overlap: int = PROFILES["one-gpu"].hyperband.overlap
+    random: float = PROFILES["one-gpu"].proposal.random_fraction
     make_gp: Callable[[int], JointPromptGP] = JointPromptGP
     raw: bool = False
 

@@ -55,7 +55,7 @@ def measured_costs() -> Costs:
 
 def overlap(engines: int) -> int:
     """As the profiles have it: for one GPU, and for many."""
-    return PROFILES["l40s" if engines == 1 else "cluster"].hyperband.overlap
+    return PROFILES["one-gpu" if engines == 1 else "cluster"].hyperband.overlap
 
 
 def scaling(brackets: Sequence[Bracket], engines: Sequence[int], latency: Latency, costs: Costs) -> list[Job]:

@@ -99,7 +99,7 @@ def test_the_seeds_race_is_fair_and_within_its_budget(seeds, validation, calls):
 
 
 def test_a_call_budget_starts_the_seeds_lower_and_no_invbo_means_none():
-    config = replace(PROFILES["l40s"], invbo=InvBOConfig(iterations=0))
+    config = replace(PROFILES["one-gpu"], invbo=InvBOConfig(iterations=0))
     free = plan_brackets(config, 1319, 12)
     tight = plan_brackets(replace(config, max_llm_calls=8000), 1319, 12)
     assert free[0].rungs[0].fidelity == 164
