@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +71,7 @@ def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Give
         listener(Message(note))
     try:
         with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
-            return _Job(config, folder, inputs, listener).run()
+            return _Job(replace(config, max_exemplars=inputs.max_exemplars), folder, inputs, listener).run()
     except KeyboardInterrupt:
         listener(Message(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}"))
         raise

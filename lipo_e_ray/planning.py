@@ -55,15 +55,20 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     return items
 
 
-def tokens_per_call(config: RunConfig, inputs: Inputs) -> float:
-    """Mean prompt tokens over random prompts of 0..max_exemplars exemplars (what the prefix cache holds included)."""
+def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:
+    """Mean prompt tokens over random prompts of 0..max_exemplars exemplars (what the prefix cache holds included).
+
+    ``None`` where the engine cannot count.
+    """
     rng = random.Random(config.seed)
     task, instructions = inputs.task, list(inputs.instructions)
-    counts = []
+    count_tokens, counts = inputs.engine.count_tokens, []
+    if count_tokens is None:
+        return None
     for _ in range(SAMPLED):
-        exemplars = rng.sample(task.pool, min(rng.randint(0, config.max_exemplars), len(task.pool)))
+        exemplars = rng.sample(task.pool, min(rng.randint(0, inputs.max_exemplars), len(task.pool)))
         prompt = Prompt(rng.choice(instructions), tuple(exemplars))
-        counts.append(inputs.engine.count_tokens(render(prompt, rng.choice(task.validation).question)))
+        counts.append(count_tokens(render(prompt, rng.choice(task.validation).question)))
     return sum(counts) / len(counts)
 
 
@@ -72,7 +77,7 @@ class Plan:
     """What a run will cost at most.
 
     ``calls``: all LLM calls, ``limit`` (``--max-llm-calls``; 0: none) included; ``prompt_tokens``: mean of a call, what
-    the prefix cache holds included; ``max_tokens``: of an answer.
+    the prefix cache holds included, ``None``: unknown; ``max_tokens``: of an answer.
     """
 
     task: str
@@ -80,7 +85,7 @@ class Plan:
     items: tuple[Item, ...]
     calls: int
     limit: int
-    prompt_tokens: float
+    prompt_tokens: float | None
     max_tokens: int
     dtype: str
 
@@ -93,6 +98,8 @@ class Plan:
     @property
     def tokens(self) -> str:
         """The tokens of the whole run, in words."""
+        if self.prompt_tokens is None:
+            return f"tokens: unknown, as this engine does not count them; answers up to {self.max_tokens} tokens"
         return (
             f"tokens: ~{self.prompt_tokens:,.0f} a prompt, {self.calls * self.prompt_tokens / 1e6:,.1f} M in all "
             f"before prefix caching; answers up to {self.max_tokens} tokens, "

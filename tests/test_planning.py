@@ -32,8 +32,15 @@ def test_what_is_switched_off_is_not_planned():
 
 
 def test_tokens_count_exemplars():
-    inputs = load_inputs(DEMO, SPEC)
-    assert tokens_per_call(DEMO, inputs) > 2 * tokens_per_call(replace(DEMO, max_exemplars=0), inputs) > 10
+    bare = replace(DEMO, max_exemplars=0)
+    with_exemplars, without = (tokens_per_call(config, load_inputs(config, SPEC)) for config in (DEMO, bare))
+    assert with_exemplars > 2 * without > 10
+
+
+def test_tokens_that_nobody_counts():
+    inputs = load_inputs(DEMO, replace(SPEC, count_tokens=None))
+    assert tokens_per_call(DEMO, inputs) is None
+    assert "tokens: unknown" in str(make_plan(DEMO, inputs))
 
 
 def test_a_plan_as_text():
