@@ -76,8 +76,8 @@ class HalfKernel(MaternKernel):  # type: ignore[misc]  # gpytorch has no types
         self.register_constraint("common", Interval(0.0, 0.95, transform=None, initial_value=start))
 
     def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
-        matern: Tensor = super().forward(x1, x2, **options)
-        return self.common + (1 - self.common) * matern
+        correlation: Tensor = self.common + (1 - self.common) * super().forward(x1, x2, **options)
+        return correlation
 
 
 KernelFactory = Callable[[int, int], ProductKernel]
@@ -267,7 +267,8 @@ def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
     def loss() -> Tensor:
         priors = sum(prior.log_prob(value(module)).sum() for _, module, prior, value, _ in mll.named_priors())
         evidence: Tensor = LogEvidence.apply(*_hyperparameters(model), *data)  # type: ignore[no-untyped-call]
-        return -(evidence + priors) / len(model.train_targets)
+        per_prompt: Tensor = (evidence + priors) / len(model.train_targets)
+        return -per_prompt
 
     closure = ForwardBackwardClosure(loss, dict(mll.named_parameters()))
     with torch.random.fork_rng(devices=[]):
