@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 
 from lipo_e_ray.surrogate.gp import JointPromptGP, maximise_lbfgs
 
-HELD_OUT = 200
+Maximise = Callable[[ExactMarginalLogLikelihood], None]
+
+HELD_OUT = 200  # prompts that a fit is judged on
 INST_DIM = 16
 
 
@@ -60,7 +63,7 @@ def synthetic_prompts(m: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.n
     return torch.from_numpy(z), rate, rng.binomial(evaluated, rate), evaluated
 
 
-def measure(m: int, seed: int, maximise) -> tuple[float, float, float, float, float]:
+def measure(m: int, seed: int, maximise: Maximise) -> tuple[float, float, float, float, float]:
     """CPU seconds cold and warm, MLL, held-out negative log likelihood and correlation of one fit."""
     z, rate, errors, evaluated = synthetic_prompts(m + HELD_OUT, seed)
     gp, seconds = JointPromptGP(INST_DIM, maximise).fit(z[: m - 4], errors[: m - 4], evaluated[: m - 4]), []

@@ -142,10 +142,10 @@ def verdicts(rows: Sequence[Row]) -> list[Row]:
             "row": "bar",
             "name": name,
             "limit": limit,
-            "measured": measured[name],
-            "met": None if measured[name] is None else measured[name] <= limit,
+            "measured": value,
+            "met": None if value is None else value <= limit,
         }
-        for name, limit in BARS.items()
+        for (name, limit), value in zip(BARS.items(), measured.values(), strict=True)
     ]
 
 

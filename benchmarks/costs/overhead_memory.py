@@ -32,6 +32,7 @@ from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.types import (
     Completion,
     Fingerprints,
+    InstructionSource,
     Message,
     Observation,
     Origin,
@@ -41,6 +42,7 @@ from lipo_e_ray.types import (
     Request,
     RungResult,
     Sampling,
+    Stage,
     Status,
 )
 
@@ -84,8 +86,11 @@ def write_ledger(size: Size, folder: Path) -> None:
     ]
     info = {"z": [0.12345] * 32, "mean": 0.4, "std": 0.1}
     with Ledger(folder / "ledger.sqlite", Fingerprints("model", "sampling", "template")) as ledger:
-        brackets = (("seeds", "seed", 500, prompts[:SEEDS]), ("hyperband", "ape", 300, prompts[SEEDS:]))
-        for bracket, (stage, source, least, chosen) in enumerate(brackets):
+        stages: tuple[tuple[Stage, InstructionSource, int, list[Prompt]], ...] = (
+            ("seeds", "seed", 500, prompts[:SEEDS]),
+            ("hyperband", "ape", 300, prompts[SEEDS:]),
+        )
+        for bracket, (stage, source, least, chosen) in enumerate(stages):
             ledger.record_proposals(bracket, [Proposal(p, Origin(source, stage, bracket), info) for p in chosen])
             for i, prompt in enumerate(chosen):
                 wrong = size.outcomes * (least + i) // 1000
@@ -141,7 +146,8 @@ def _rewrite(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) 
 
 def peak_mib() -> float:
     """The most memory that this process has had resident, in MiB."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) / 1024
 
 
 def main(side: str, size: str, folder: str) -> None:

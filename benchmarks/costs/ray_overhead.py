@@ -84,7 +84,7 @@ def _tune(service: Any, folder: Path) -> tuple[float, float]:
     ]
     marks: list[tuple[float, int, int]] = []  # when, first open bracket, evaluations done
     bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
-    ray.get(bo.actor.prepare.remote())
+    bo.prepare()
     start = time.perf_counter()
     tune_search(
         Hyperband(brackets, 0, overlap=0),
@@ -93,5 +93,5 @@ def _tune(service: Any, folder: Path) -> tuple[float, float]:
         folder,
         lambda position: marks.append((time.perf_counter(), position.bracket, position.done)),
     )
-    warm = next(at for at, bracket, _ in marks if bracket == 2)
-    return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(at for at, _, done in marks if done) - start
+    warm = next(when for when, bracket, _ in marks if bracket == 2)
+    return (marks[-1][0] - warm) / (BRACKETS * RUNGS), next(when for when, _, done in marks if done) - start

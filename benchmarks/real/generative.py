@@ -27,9 +27,10 @@ from lipo_e_ray.inputs import Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
 from lipo_e_ray.proposal.exemplars import ExemplarPool
 from lipo_e_ray.report.analysis import Records, ScoredPrompt, read
+from lipo_e_ray.service.service import Split
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
-from lipo_e_ray.types import Completion, Message, Prompt, Sampling
+from lipo_e_ray.types import Completion, LipoError, Message, Prompt, Sampling
 
 RESULTS = Path(__file__).parents[1] / "results" / "generative.json"
 
@@ -52,12 +53,8 @@ class Seed:
 def run_demo(folder: Path, seed: int) -> Records:
     """As a user runs it, or goes on with it."""
     if not RunFolder(folder).best_prompt_file.exists():
-        command = (
-            ["resume", folder]
-            if folder.exists()
-            else ["run", "--profile", "demo", "--seed", str(seed), "--output", folder]
-        )
-        subprocess.run([sys.executable, "-m", "lipo_e_ray", *command], check=True)
+        command = ["resume"] if folder.exists() else ["run", "--profile", "demo", "--seed", str(seed), "--output"]
+        subprocess.run([sys.executable, "-m", "lipo_e_ray", *command, str(folder)], check=True)
     with Ledger(RunFolder(folder).ledger_file) as ledger:
         return read(ledger)
 
@@ -78,7 +75,7 @@ def written_instructions(folder: Path, inputs: Inputs) -> tuple[list[str], int]:
 
 def random_prompts(instructions: Sequence[str], pool: ExemplarPool, count: int, seed: int) -> list[Prompt]:
     """``count`` different ones: any instruction with a random set of 0 to ``max_exemplars`` exemplars."""
-    rng, chosen = np.random.default_rng(seed), {}
+    rng, chosen = np.random.default_rng(seed), dict[str, Prompt]()
     while len(chosen) < count:
         prompt = Prompt(instructions[int(rng.integers(len(instructions)))], pool.random(rng))
         chosen[prompt.id] = prompt
@@ -86,13 +83,13 @@ def random_prompts(instructions: Sequence[str], pool: ExemplarPool, count: int, 
 
 
 async def accuracies(
-    ledger: Ledger, engine: Engine, inputs: Inputs, prompts: Sequence[Prompt], split: str
+    ledger: Ledger, engine: Engine, inputs: Inputs, prompts: Sequence[Prompt], split: Split
 ) -> list[float]:
     """Of each prompt on all of ``split``; what is not in the ledger is asked."""
-    other = "test" if split == "validation" else "validation"
+    task = replace(inputs.task, test=()) if split == "validation" else replace(inputs.task, validation=())
     different = list({prompt.id: prompt for prompt in prompts}.values())
-    await record(ledger, engine, different, replace(inputs.task, **{other: ()}))
-    ids = [example.id for example in getattr(inputs.task, split)]
+    await record(ledger, engine, different, task)
+    ids = [example.id for example in (*task.validation, *task.test)]
     return [1 - ledger.observation(prompt.id, ids).error for prompt in prompts]
 
 
@@ -108,6 +105,9 @@ async def compare(
     records: Records, inputs: Inputs, prompts: Sequence[Prompt], ledger: Ledger, engine: Engine, seed: int
 ) -> Seed:
     """The random search over ``prompts``, then the test of what each search found, and LIPO-E before InvBO."""
+    baseline = records.baseline.test if records.baseline else None
+    if records.best is None or baseline is None:
+        raise LipoError("expected a finished run, got one without a baseline; run the same command again")
     stages = {"lipo_e": records.best, "hyperband": before_invbo(records)}
     validation = await accuracies(ledger, engine, inputs, prompts, "validation")
     found = [prompts[int(np.argmax(validation))], *(scored.prompt for scored in stages.values())]
@@ -115,7 +115,7 @@ async def compare(
     return Seed(
         seed,
         records.usage.calls,
-        records.baseline.test.value,
+        baseline.value,
         random_test=random_test,
         random_validation=max(validation),
         **{f"{name}_test": test for name, test in zip(stages, tests, strict=True)},
@@ -139,9 +139,9 @@ def difference(better: Sequence[float], worse: Sequence[float]) -> tuple[float, 
 
 def show(seeds: Sequence[Seed]) -> dict[str, tuple[float, float, float]]:
     """Prints all of it; the differences."""
-    print(f"{'test accuracy':15s}" + "".join(f"   seed {one.seed}" for one in seeds) + "     mean")
+    print(f"{'test accuracy':15s}" + "".join(f"   seed {found.seed}" for found in seeds) + "     mean")
     for name in ("baseline", "random", "hyperband", "lipo_e"):
-        values = [getattr(one, f"{name}_test") for one in seeds]
+        values = [getattr(found, f"{name}_test") for found in seeds]
         print(f"{name:15s}" + "".join(f"{value:9.1%}" for value in values) + f"{np.mean(values):9.1%}")
     pairs = {
         "LIPO-E less random search, test": ("lipo_e_test", "random_test"),
@@ -149,7 +149,7 @@ def show(seeds: Sequence[Seed]) -> dict[str, tuple[float, float, float]]:
         "the same, test": ("lipo_e_test", "hyperband_test"),
     }
     result = {
-        title: difference([getattr(one, a) for one in seeds], [getattr(one, b) for one in seeds])
+        title: difference([getattr(found, a) for found in seeds], [getattr(found, b) for found in seeds])
         for title, (a, b) in pairs.items()
     }
     for title, (mean, error, p) in result.items():
@@ -179,7 +179,7 @@ def main() -> None:
             await engine.close()
 
     seeds = asyncio.run(searches())
-    write(RESULTS, {"seeds": [asdict(one) for one in seeds], "differences": show(seeds)})
+    write(RESULTS, {"seeds": [asdict(found) for found in seeds], "differences": show(seeds)})
 
 
 if __name__ == "__main__":

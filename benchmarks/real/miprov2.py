@@ -56,7 +56,8 @@ def main() -> None:
 
     def accuracy(program: dspy.Module) -> float:
         test = examples(task.test)
-        return dspy.Evaluate(devset=test, metric=metric, num_threads=THREADS, max_errors=len(test))(program).score
+        evaluate = dspy.Evaluate(devset=test, metric=metric, num_threads=THREADS, max_errors=len(test))
+        return float(evaluate(program).score)
 
     dspy.configure(
         lm=dspy.LM(

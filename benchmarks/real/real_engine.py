@@ -104,14 +104,16 @@ def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
     from lipo_e_ray.types import Status
 
     llm, params = _llm(model)
-    data, metric, known, fitting = task(model), get_metric(task(model).metric), {}, []
+    data, metric = task(model), get_metric(task(model).metric)
+    statuses: dict[str, list[Status]] = {}  # of each prompt's answers so far
+    fitting: list[float] = []
 
     def evaluate(prompt: Prompt, n: int) -> Evaluation:
-        before = known.setdefault(prompt.id, [])
+        before = statuses.setdefault(prompt.id, [])
         examples = data.validation[len(before) : n]
         outputs = llm.chat([render(prompt, e.question) for e in examples], params, use_tqdm=False)
         before += [metric(o.outputs[0].text, e.answer) for o, e in zip(outputs, examples, strict=True)]
-        fitting.append(fit(len(known)))
+        fitting.append(fit(len(statuses)))
         wrong = sum(status is not Status.CORRECT for status in before)
         return Evaluation(Observation(prompt.id, wrong, n), 0, len(examples))
 
@@ -119,7 +121,11 @@ def single_process(model: ModelConfig, folder: Path) -> dict[str, float]:
     fit = _fitter()
     start = time.perf_counter()
     _walk(evaluate, data)
-    return {"seconds": time.perf_counter() - start, "evaluations": sum(map(len, known.values())), "fit_s": sum(fitting)}
+    return {
+        "seconds": time.perf_counter() - start,
+        "evaluations": sum(len(found) for found in statuses.values()),
+        "fit_s": sum(fitting),
+    }
 
 
 def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
@@ -132,7 +138,7 @@ def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
     hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=OVERLAP)
     with _service(model, folder) as service:
         bo = BOSlot(partial(start_bo_actor, _Proposer, service))
-        ray.get(bo.actor.prepare.remote())
+        bo.prepare()
         before = ray.get(service.progress.remote()).new_calls
         start = time.perf_counter()
         tune_search(hyperband, service, bo, folder)
@@ -255,7 +261,7 @@ def measure(part: str, model: ModelConfig, folder: Path, **environment: str) -> 
         text=True,
         check=True,
     )
-    row = json.loads(done.stdout.splitlines()[-1])
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     return row
 
@@ -294,7 +300,14 @@ def compare(model: ModelConfig, runs: int, folder: Path) -> None:
     fitted = measure("latency", model, folder / "latency")
     fit_s = statistics.median(theirs["fit_s"] for theirs, _ in passes)
     workload = Workload(task(model), candidates, partial(RecordedEngine, folder / "by_ray0" / LEDGER))
-    predicted = predict(hyperband_brackets(N, B_MIN, 2), OVERLAP, workload, Latency(**fitted), fit_s)
+    model_of_time = Latency(
+        fitted["prefill_rate"],
+        fitted["step_s"],
+        fitted["token_s"],
+        int(fitted["max_num_seqs"]),
+        int(fitted["answer_tokens"]),
+    )
+    predicted = predict(hyperband_brackets(N, B_MIN, 2), OVERLAP, workload, model_of_time, fit_s)
     print(
         "predicted, s: "
         + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items() if name != "single_process_steps")

@@ -21,12 +21,12 @@ DECAY, MOMENTS, EPSILON = 0.01, (0.9, 0.999), 1e-8  # AdamW's, as torch has them
 
 
 def softplus(raw: np.ndarray) -> np.ndarray:
-    return np.logaddexp(raw, 0.0)
+    return np.asarray(np.logaddexp(raw, 0.0))
 
 
 def sigmoid(raw: np.ndarray) -> np.ndarray:
     """The derivative of ``softplus``."""
-    return 1 / (1 + np.exp(-raw))
+    return np.asarray(1 / (1 + np.exp(-raw)))
 
 
 class DeepKernelGP:
@@ -94,10 +94,10 @@ class DeepKernelGP:
         """Mean and standard deviation (b,) at x (b, 2e), given y (m,) at ``seen`` (m, 2e)."""
         p = self._named(self.flat)
         lengthscale, scale = softplus(p["lengthscale"]), softplus(p["scale"])
-        z, at = (_embed(p, points)[2][-1] / lengthscale for points in (seen, x))
+        z, new = (_embed(p, points)[2][-1] / lengthscale for points in (seen, x))
         noise = (softplus(p["noise"]) + JITTER) * np.eye(len(y))
         factor = cho_factor(scale * _matern(z, z)[1] + noise, lower=True)
-        cross = scale * _matern(z, at)[1]
+        cross = scale * _matern(z, new)[1]
         variance = scale - (cross * cho_solve(factor, cross)).sum(0)
         return p["mean"] + cross.T @ cho_solve(factor, y - p["mean"]), np.sqrt(np.maximum(variance, 1e-12))
 

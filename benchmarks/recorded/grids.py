@@ -114,7 +114,7 @@ def make_grid(name: str, data: Path, model: str, encoder: str) -> tuple[Grid, Ta
     source = recipe.task if recipe.task == "arithmetic" else str(data / recipe.task)
     task = load_task(TaskConfig(source, POOL, VALIDATION, TEST), seed=0)
     rng = random.Random(f"sets {name}")
-    drawn = {(): None}  # a dict: in order, each once
+    drawn: dict[tuple[int, ...], None] = {(): None}  # a dict: in order, each once
     while len(drawn) < recipe.sets:
         size = len(drawn) % (MAX_EXEMPLARS + 1) or 1  # there is only one set of size 0
         drawn[tuple(sorted(rng.sample(range(POOL), size)))] = None

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from botorch.models import SingleTaskGP
+from gpytorch.kernels import Kernel, ProductKernel
 from torch import Tensor
-from torch.nn.functional import pad
 
 from benchmarks.recorded.oracle import Oracle
 from benchmarks.recorded.rivals import B_MIN, ETA, joint_embeddings, passes
@@ -19,13 +19,14 @@ from benchmarks.recorded.tables import OutcomeTable, TableEncoder
 from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
+from lipo_e_ray.proposal.posterior import PromptSpace
 from lipo_e_ray.proposal.proposer import MIN_OBSERVED, Proposer
 from lipo_e_ray.proposal.sources import Grid
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.surrogate.gp import JointPromptGP
-from lipo_e_ray.surrogate.noise import NoiseShares
-from lipo_e_ray.types import Prompt
+from lipo_e_ray.surrogate.gp import Counts, HalfKernel, JointPromptGP
+from lipo_e_ray.surrogate.noise import BetaPrior, Blocks, Measurements, NoiseShares, measure
+from lipo_e_ray.types import Example, Prompt
 
 
 def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
@@ -41,55 +42,45 @@ def table_space(table: OutcomeTable, folder: Path) -> LatentSpace:
     )
 
 
-class ProductGP(JointPromptGP):
+def product_alone(inst_dim: int, dim: int) -> ProductKernel:
     """The kernel without constants: two prompts are alike only where both halves are."""
-
-    def _build(self, *arguments: Tensor) -> SingleTaskGP:
-        model = super()._build(*arguments)
-        for half in model.covar_module.base_kernel.kernels:
-            half.common.data.zero_()
-            half.common.requires_grad_(False)
-        return model
+    return ProductKernel(HalfKernel(range(inst_dim), None), HalfKernel(range(inst_dim, dim), None))
 
 
-class OneKernelGP(JointPromptGP):
-    """One Matern-5/2 over all of z: its second half is a column of zeros, where all prompts are alike."""
-
-    def fit(self, z: Tensor, *counts: Sequence[int]) -> JointPromptGP:
-        self.inst_dim = z.shape[1]
-        return super().fit(pad(z, (0, 1)), *counts)
-
-    def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return super().predict(pad(z, (0, self.inst_dim + 1 - z.shape[1])))  # ``fit`` asks with the column
-
-    def joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return super().joint(pad(z, (0, 1)))
+def one_kernel(inst_dim: int, dim: int) -> ProductKernel:
+    """One Matern-5/2 over all of z, beside a half that tells no two prompts apart."""
+    return ProductKernel(HalfKernel(range(dim)), ConstantHalf())
 
 
-class EqualNoiseGP(JointPromptGP):
+class ConstantHalf(Kernel):  # type: ignore[misc]  # gpytorch has no types
+    """1 for every pair of prompts: a half of the kernel that looks at no dimension of z."""
+
+    lengthscale = torch.empty(1, 0, dtype=torch.float64)
+    common = torch.zeros((), dtype=torch.float64)
+
+    def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
+        return torch.ones(len(x1), len(x2), dtype=x1.dtype)
+
+
+def equal_noise(data: Blocks, prior: BetaPrior) -> Measurements:
     """Every measurement as noisy as the mean of them, whatever it was made on."""
-
-    def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
-        return super()._build(
-            z,
-            mean,
-            torch.full_like(variance, float(variance.mean())),
-            torch.full_like(shared, float(shared.diagonal().mean())),
-        )
+    rate, variance, shared = map(torch.from_numpy, measure(data, prior))
+    own, together = float(variance.mean()), float(shared.diagonal().mean())
+    return Measurements(rate.numpy(), np.full_like(rate, own), np.full_like(shared, together))
 
 
 class OneFidelityGP(JointPromptGP):
     """Fitted to the highest fidelity that enough prompts have reached, as in HbBoPs."""
 
-    def fit(self, z: Tensor, *counts: Sequence[int]) -> JointPromptGP:
-        errors, evaluated, prompt = map(np.asarray, counts)
-        reached = [n for n in np.unique(evaluated) if (evaluated == n).sum() >= MIN_OBSERVED]
-        kept = evaluated == max(reached)
-        return super().fit(z[prompt[kept]], errors[kept], evaluated[kept])
+    def fit(self, z: Tensor, errors: Counts, evaluated: Counts, prompt: Counts | None = None) -> JointPromptGP:
+        errors, evaluated = np.asarray(errors), np.asarray(evaluated)
+        rows = np.arange(len(errors)) if prompt is None else np.asarray(prompt)
+        kept = evaluated == max(n for n in np.unique(evaluated) if (evaluated == n).sum() >= MIN_OBSERVED)
+        return super().fit(z[rows[kept]], errors[kept], evaluated[kept])
 
 
 class RawSpace:
-    """The embeddings of instruction and exemplar set in the place of the VAE's latents."""
+    """The embeddings of instruction and exemplar set in the place of the VAE's latents; nothing decodes them."""
 
     def __init__(self, table: OutcomeTable) -> None:
         self._table, self._z = table, torch.from_numpy(joint_embeddings(table)).double()
@@ -97,6 +88,14 @@ class RawSpace:
 
     def encode(self, prompts: Sequence[Prompt]) -> Tensor:
         return self._z[[self._table.index(prompt) for prompt in prompts]]
+
+    invert = encode
+
+    def decode_instruction(self, z: Tensor) -> np.ndarray:
+        raise NotImplementedError("a grid's prompts are chosen, not decoded")
+
+    def decode_exemplars(self, z: Tensor) -> list[tuple[Example, ...]]:
+        raise NotImplementedError("a grid's prompts are chosen, not decoded")
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,11 @@ class Variant:
 LIPO_E = "LIPO-E"
 VARIANTS: dict[str, Variant] = {
     LIPO_E: Variant(),
-    "equal noise": Variant(make_gp=EqualNoiseGP),
+    "equal noise": Variant(make_gp=partial(JointPromptGP, measure=equal_noise)),
     "no shared noise": Variant(make_gp=partial(JointPromptGP, shares=NoiseShares(0.0, 0.0))),
     "one fidelity": Variant(make_gp=OneFidelityGP),
-    "product alone": Variant(make_gp=ProductGP),
-    "one kernel": Variant(make_gp=OneKernelGP),
+    "product alone": Variant(make_gp=partial(JointPromptGP, make_kernel=product_alone)),
+    "one kernel": Variant(make_gp=partial(JointPromptGP, make_kernel=one_kernel)),
     "raw embeddings": Variant(raw=True),
     "random proposals": Variant(random=1.0),
     "overlap 0": Variant(overlap=0),
@@ -128,7 +127,7 @@ def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> N
     """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
     table = oracle.table
     config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA))
-    used = RawSpace(table) if variant.raw else space
+    used: PromptSpace = RawSpace(table) if variant.raw else space
     proposer = Proposer(
         table.task,
         config,

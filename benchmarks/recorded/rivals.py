@@ -11,7 +11,7 @@ from itertools import count
 
 import numpy as np
 import torch
-from botorch.acquisition import LogExpectedImprovement
+from botorch.acquisition.analytic import LogExpectedImprovement
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.transforms import Normalize, Standardize
@@ -55,8 +55,8 @@ def successive_halving(oracle: Oracle, seed: int) -> None:
 
 def passes(n: int) -> list[Bracket]:
     """Hyperband again and again."""
-    one = len(hyperband_brackets(n, B_MIN, ETA))
-    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * one)]
+    length = len(hyperband_brackets(n, B_MIN, ETA))
+    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * length)]
 
 
 def hyperband_random(oracle: Oracle, seed: int) -> None:
@@ -99,7 +99,7 @@ def hdbo(oracle: Oracle, seed: int) -> None:
     torch.manual_seed(seed)
     x = torch.from_numpy(joint_embeddings(oracle.table)).double()
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(x))]
-    asked, errors = [], []
+    asked, errors = list[int](), list[float]()
     for step in count():
         if step < INITIAL:
             chosen = order[step]

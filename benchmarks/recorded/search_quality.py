@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -28,6 +29,7 @@ from benchmarks.recorded.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.recorded.oracle import FULL_EVALUATIONS, Oracle, SpentError, normalised
 from benchmarks.recorded.rivals import hdbo, hyperband_random, random_search, successive_halving, tpe
 from benchmarks.recorded.tables import FOLDER, OutcomeTable
+from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.report.statistics import Z95
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -53,7 +55,7 @@ def _table(path: Path) -> OutcomeTable:
 
 
 @functools.cache
-def _space(path: Path, folder: Path):
+def _space(path: Path, folder: Path) -> LatentSpace:
     return table_space(_table(path), folder)
 
 
@@ -74,7 +76,7 @@ def search(job: Job, tables: Path, folder: Path) -> np.ndarray:
 
     if method not in BY_BUDGET:
         return curve(FULL_EVALUATIONS)
-    ends = [min(share for share in SHARES if at <= share + 1e-9) for at in CURVE]
+    ends = [min(share for share in SHARES if spent <= share + 1e-9) for spent in CURVE]
     by_end = {end: curve(end * FULL_EVALUATIONS) for end in SHARES}
     return np.stack([by_end[end][:, i] for i, end in enumerate(ends)], 1)
 
@@ -124,7 +126,7 @@ def _train(tables: Path, folder: Path, name: str) -> None:
     _space(tables / f"{name}.safetensors", folder)
 
 
-def at(curves: np.ndarray, share: float) -> np.ndarray:
+def at_share(curves: np.ndarray, share: float) -> np.ndarray:
     """(tables, seeds, 2) at one share of the budget."""
     return curves[..., int(np.argmin(abs(CURVE - share)))]
 
@@ -135,15 +137,15 @@ def p_value(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
-def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
+def rows(curves: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """For every method and share: mean and standard error of both errors, and how much higher than ours the test error
     is, with its 95% interval (pairs of a table and a seed) and the test."""
     result = []
-    for method, of_method in curves.items():
+    for method, own_curves in curves.items():
         for share in SHARES:
-            both = at(of_method, share).reshape(-1, 2)
+            both = at_share(own_curves, share).reshape(-1, 2)
             mean, error = both.mean(0), both.std(0, ddof=1) / len(both) ** 0.5
-            ours, theirs = (at(one, share)[..., 1].ravel() for one in (curves[LIPO_E], of_method))
+            ours, theirs = (at_share(values, share)[..., 1].ravel() for values in (curves[LIPO_E], own_curves))
             result.append(
                 {
                     "method": method,
@@ -160,7 +162,7 @@ def rows(curves: dict[str, np.ndarray]) -> list[dict[str, object]]:
     return result
 
 
-def show(table: Sequence[dict]) -> None:
+def show(table: Sequence[dict[str, Any]]) -> None:
     """One line per method: test error at each share, p against LIPO-E; the difference; then validation error."""
     print(f"{'normalised test error':26s}" + "".join(f"{share:>24.2f}" for share in SHARES))
     for method in dict.fromkeys(row["method"] for row in table):

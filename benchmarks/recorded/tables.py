@@ -129,12 +129,13 @@ class OutcomeTable:
     @cached_property
     def validation_error(self) -> np.ndarray:
         """(i * s,) error rates on all validation examples."""
-        return self._errors[:, -1] / len(self.grid.validation)
+        return np.asarray(self._errors[:, -1] / len(self.grid.validation))
 
     @cached_property
     def test_error(self) -> np.ndarray:
         """(i * s,) error rates on all test examples."""
-        return 1 - self.correct.reshape(len(self.prompts), -1)[:, len(self.grid.validation) :].mean(1)
+        correct = self.correct.reshape(len(self.prompts), -1)[:, len(self.grid.validation) :]
+        return np.asarray(1 - correct.mean(1))
 
     # ---- as recorded answers: see ``engine.replay.Recorded`` ----
 

@@ -51,7 +51,7 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
     task = gsm8k_like(brackets).task
     config = EnginesConfig(count=engines, num_gpus=0, num_cpus=0, in_flight=IN_FLIGHT * latency.max_num_seqs)
     with ray_session("local"), tempfile.TemporaryDirectory() as name:
-        folder, ends = Path(name), []
+        folder, ends = Path(name), list[float]()
         service = start_service(
             folder / "ledger", task, SimulatedEngine().fingerprints, partial(_StampedEngine, folder, latency), config
         )
@@ -59,7 +59,7 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
         while result(service.progress.remote()).engines_ready < engines:
             time.sleep(0.1)
         bo = BOSlot(partial(start_bo_actor, InstantProposer, service))
-        ray.get(bo.actor.prepare.remote())
+        bo.prepare()
         start = time.time()
         tune_search(
             Hyperband(brackets, 0, overlap=overlap), service, bo, folder, lambda position: ends.append(time.time())

@@ -267,7 +267,8 @@ def _job(
 
 
 def _critical_path(brackets: Sequence[Bracket], overlap: int, length: dict[tuple[int, int], float]) -> float:
-    opened, ends = ticks(brackets, overlap), {}  # ends: when a bracket has that many rungs complete
+    opened = ticks(brackets, overlap)
+    ends: dict[tuple[int, int], float] = {}  # when a bracket has that many rungs complete
     for k, bracket in enumerate(brackets):
         ends[k, 0] = max(
             (ends[j, min(len(before.rungs), opened[k] - opened[j])] for j, before in enumerate(brackets[:k])),

@@ -50,7 +50,8 @@ def measured_costs() -> Costs:
         for row in measured
         if row["row"] == "proposal" and row["batch"] == 32 and row["threads"] == 1
     )
-    return Costs(rung_s, request_s, lambda m: float(np.interp(m, *zip(*points, strict=True))))
+    observations, seconds = np.array(points, float).T
+    return Costs(rung_s, request_s, lambda m: float(np.interp(m, observations, seconds)))
 
 
 def overlap(engines: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.actor import ActorHandle
@@ -33,7 +33,7 @@ class Proposer(Protocol):
 class BOActor:
     """A ``Proposer`` behind the ledger. It is built when the first unrecorded bracket comes, or by ``prepare``."""
 
-    def __init__(self, make_proposer: Callable[[], Proposer], service: ActorHandle) -> None:
+    def __init__(self, make_proposer: Callable[[], Proposer], service: ActorHandle[Any]) -> None:
         os.nice(19)  # where an engine computes on the same cores, each of its threads waits for the slowest
         self._make_proposer = make_proposer
         self._service = service
@@ -45,7 +45,9 @@ class BOActor:
 
     def propose(self, request: Request) -> list[Proposal]:
         """The recorded proposals of an earlier walk, else new ones, recorded before they are returned."""
-        recorded = result(self._service.recorded_proposals.remote(request.bracket), "the recorded proposals")
+        recorded: list[Proposal] | None = result(
+            self._service.recorded_proposals.remote(request.bracket), "the recorded proposals"
+        )
         if recorded is not None:
             return recorded
         proposals = self._build().propose(request)
@@ -66,10 +68,10 @@ class BOSlot:
     asked the same. It answers the same: proposals are a function of the seed and of what was observed.
     """
 
-    def __init__(self, make_actor: Callable[[], ActorHandle]) -> None:
+    def __init__(self, make_actor: Callable[[], ActorHandle[Any]]) -> None:
         self._make_actor = make_actor
-        self.actor: ActorHandle | None = make_actor()  # it imports while the search starts
-        self._pending: ray.ObjectRef | None = None
+        self.actor: ActorHandle[Any] | None = make_actor()  # it imports while the search starts
+        self._pending: ray.ObjectRef[Any] | None = None
         self._asked = 0.0
         self._deaths = 0
 
@@ -86,7 +88,7 @@ class BOSlot:
                 self._broke(f"no answer within {PROPOSAL_TIMEOUT_S:.0f} s")
             return None
         try:
-            proposals = ray.get(self._pending, timeout=0)
+            proposals: list[Proposal] = ray.get(self._pending, timeout=0)
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayError as error:
@@ -94,6 +96,11 @@ class BOSlot:
             return None
         self._pending, self._deaths = None, 0
         return proposals
+
+    def prepare(self) -> None:
+        """Have the actor prepare its proposer, and wait until it has: in benchmarks, whose clock starts after it."""
+        self.actor = self.actor or self._make_actor()
+        ray.get(self.actor.prepare.remote())
 
     def waiting(self) -> str:
         """In words, for whom the search may be waiting; empty when nothing was asked."""

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
@@ -35,21 +36,23 @@ ENVIRONMENT = {
 }
 
 
-def start_bo_actor(make_proposer: Callable[[], Proposer], service: ActorHandle, gpus: float = 0.0) -> ActorHandle:
+def start_bo_actor(
+    make_proposer: Callable[[], Proposer], service: ActorHandle[Any], gpus: float = 0.0
+) -> ActorHandle[Any]:
     """The ``BOActor`` on this node, where the run folder is; GPUs are hidden from it unless it is given a share."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # One thread: the matrices are small, and on a machine without a GPU the engine needs the other cores.
     environment = {"OMP_NUM_THREADS": "1"} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
-    return (
-        ray.remote(BOActor)
-        .options(num_cpus=0, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment})
-        .remote(make_proposer, service)
-    )
+    actor_class: Any = ray.remote(BOActor)  # Ray's types take it for the class itself
+    actor: ActorHandle[Any] = actor_class.options(
+        num_cpus=0, num_gpus=gpus, scheduling_strategy=here, runtime_env={"env_vars": environment}
+    ).remote(make_proposer, service)
+    return actor
 
 
 def tune_search(
     hyperband: Hyperband,
-    service: ActorHandle,
+    service: ActorHandle[Any],
     bo: BOSlot,
     storage: Path,
     on_event: Callable[[Position], object] = lambda position: None,
@@ -100,7 +103,7 @@ def tune_search(
 class _Silent(TrialProgressCallback):
     """Tune's own prints a line for each trial stopped while paused, even at verbose=0."""
 
-    def on_trial_complete(self, **information: object) -> None:
+    def on_trial_complete(self, *args: object, **information: object) -> None:
         pass
 
 

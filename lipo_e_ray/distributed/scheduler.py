@@ -29,8 +29,8 @@ class BracketScheduler(TrialScheduler):
     """
 
     def __init__(self, hyperband: Hyperband, on_rung: Callable[[list[RungResult]], object]) -> None:
-        super().__init__()
-        self.failed: Exception | None = None
+        super().__init__()  # type: ignore[no-untyped-call]  # Tune's has no types
+        self.failed: BaseException | None = None
         self._hyperband = hyperband
         self._on_rung = on_rung
         self._trials: dict[int, Trial] = {}  # by bracket, those that go on
@@ -93,7 +93,7 @@ class BracketScheduler(TrialScheduler):
         """A process that died with its node, or for want of memory, is started again with its rung; the ledger answers
         for what was paid. The run ends when that does not help."""
         if not trial.should_recover():
-            error = cause_of(trial.get_pickled_error())
+            error = cause_of(trial.get_pickled_error() or EngineError("no reason given"))
             self.failed = (
                 error
                 if not isinstance(error, RayError)

@@ -28,7 +28,7 @@ class ProposalSearcher(Searcher):
         self,
         hyperband: Hyperband,
         bo: BOSlot,
-        failure: Callable[[], Exception | None],
+        failure: Callable[[], BaseException | None],
         on_proposals: Callable[[], object],
     ) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ProposalSearcher(Searcher):
         self._on_proposals = on_proposals
         self._started: set[int] = set()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """The next trial's config; ``None`` while there is nothing to start. Never blocks Tune's event loop.
 
         Raises what the BO actor or a trial raised: from here, unlike from elsewhere, it ends Tune's loop.
@@ -65,7 +65,7 @@ class ProposalSearcher(Searcher):
         """True: no limit is needed. Tune's own limiter counts paused trials too, and deadlocks a rung."""
         return True
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: results reach the walk through the scheduler, the moment they arrive."""
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from lipo_e_ray.types import LipoError
 class BracketTrial(tune.Trainable):
     """Evaluates ``config["prompts"]`` on the first ``config["fidelity"]`` validation examples, once per step."""
 
-    def setup(self, config: dict[str, Any], service: ActorHandle) -> None:
+    def setup(self, config: dict[str, Any], service: ActorHandle[Any]) -> None:  # type: ignore[override]  # Tune's way
+        """``service``: given by ``tune.with_parameters``."""
         self._service = service
 
     def step(self) -> dict[str, Any]:

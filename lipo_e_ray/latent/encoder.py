@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,24 @@ logger = logging.getLogger(__name__)
 def example_text(example: Example) -> str:
     """What is embedded for an exemplar: the question and the worked answer, as the model will see them."""
     return f"{example.question}\n{example.answer}"
+
+
+class Encoder(Protocol):
+    """What the latent space and the inverters need of ``TextEncoder``."""
+
+    @property
+    def width(self) -> int:
+        """e, the length of an embedding."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same embeddings."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (b, e), float32, of unit length, in the order of ``texts``."""
+        ...
 
 
 class TextEncoder:
@@ -36,14 +55,14 @@ class TextEncoder:
                 f"encoder {name_or_path!r}: expected a sentence-transformers folder or id, got {reason};"
                 " give the folder of a downloaded model, or all-minilm-l6-v2"
             ) from error
-        self._known: dict[str, np.ndarray] = {}
+        self._embeddings: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (b, e), float32, of unit length, in the order of ``texts``.
 
         Zeros where the model gives no finite one; that is logged.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        new = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
         if new:
             rows = self._model.encode(new, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
             rows = rows.astype(np.float32)
@@ -57,15 +76,15 @@ class TextEncoder:
                     new[lost[0]],
                 )
                 rows[lost] = 0
-            self._known.update(zip(new, rows, strict=True))
+            self._embeddings.update(zip(new, rows, strict=True))
         if not texts:
             return np.empty((0, self.width), np.float32)
-        return np.stack([self._known[text] for text in texts])
+        return np.stack([self._embeddings[text] for text in texts])
 
     @cached_property
     def width(self) -> int:
         """e, the length of an embedding."""
-        return int(self._model.get_embedding_dimension())
+        return int(self._model.get_embedding_dimension() or 0)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lipo_e_ray.instructions.induction import clean_instruction
 from lipo_e_ray.latent.clauses import Phrasebook, repeats_itself, words
+from lipo_e_ray.latent.encoder import Encoder
 from lipo_e_ray.types import Generate, Message, Sampling, digest
 
 BEAM = 8  # texts that are kept, recombined further and given back
@@ -32,14 +33,6 @@ class Inversion:
 
     text: str
     cosine: float
-
-
-class Encoder(Protocol):
-    """What an inverter needs of ``latent.encoder.TextEncoder``."""
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (b, e), float32, of unit length."""
-        ...
 
 
 class Inverter(Protocol):
@@ -192,16 +185,18 @@ class _Climb:
                 for word in words(text):
                     if word in column:
                         row[column[word]] += 1
-            return matrix / np.linalg.norm(matrix, axis=1, keepdims=True).clip(1e-9)
+            unit: np.ndarray = matrix / np.linalg.norm(matrix, axis=1, keepdims=True).clip(1e-9)
+            return unit
 
         train, cosines = counts(seen), np.array(list(self._seen.values()))
         weights = np.linalg.solve(train @ train.T + RIDGE * np.eye(len(seen)), cosines - cosines.mean())
-        return counts(texts) @ (train.T @ weights)
+        expected: np.ndarray = counts(texts) @ (train.T @ weights)
+        return expected
 
     def requests(self) -> list[list[Message]]:
         """Four conversations: rewrite the best text, rewrite the nearest known one, merge the best two, merge both."""
         nearest = self._donors[0]
-        first, second, *_ = [*(found.text for found in self.best[:2]), *self._donors, nearest, nearest]
+        first, second = [*(found.text for found in self.best[:2]), *self._donors, nearest, nearest][:2]
         return [_rewrite(first), _rewrite(nearest), _merge(first, second), _merge(nearest, first)]
 
 

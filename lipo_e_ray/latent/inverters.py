@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lipo_e_ray.latent.inversion import Encoder, Inverter, SearchInverter
+from lipo_e_ray.latent.encoder import Encoder
+from lipo_e_ray.latent.inversion import Inverter, SearchInverter
 from lipo_e_ray.types import Generate
 
 

@@ -32,7 +32,8 @@ class MAB(nn.Module):
         A query that sees only padding receives nothing: it passes on unchanged but for the feed-forward part.
         """
         hidden = self.norm_attention(queries + self.out(self._attend(queries, elements, mask)))
-        return self.norm_out(hidden + self.feed_forward(hidden))
+        out: Tensor = self.norm_out(hidden + self.feed_forward(hidden))
+        return out
 
     def _attend(self, queries: Tensor, elements: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (self._split(t) for t in (self.query(queries), self.key(elements), self.value(elements)))
@@ -41,7 +42,8 @@ class MAB(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
 
     def _split(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
 
 class ISAB(nn.Module):
@@ -58,7 +60,8 @@ class ISAB(nn.Module):
     def forward(self, elements: Tensor, mask: Tensor | None = None) -> Tensor:
         """``elements`` (b, k, h), ``mask`` (b, k) -> (b, k, h); rows that are padding hold no meaning."""
         summary = self.gather(self.inducing.expand(len(elements), -1, -1), elements, mask)
-        return self.spread(elements, summary)
+        spread: Tensor = self.spread(elements, summary)
+        return spread
 
 
 class PMA(nn.Module):
@@ -72,7 +75,9 @@ class PMA(nn.Module):
 
     def forward(self, elements: Tensor, mask: Tensor | None = None) -> Tensor:
         """``elements`` (b, k, h), ``mask`` (b, k) -> (b, h)."""
-        return self.attention(self.seed.expand(len(elements), -1, -1), self.feed_forward(elements), mask).squeeze(1)
+        seeds = self.seed.expand(len(elements), -1, -1)
+        pooled: Tensor = self.attention(seeds, self.feed_forward(elements), mask)
+        return pooled.squeeze(1)
 
 
 class SetEncoder(nn.Module):
@@ -95,4 +100,5 @@ class SetEncoder(nn.Module):
         hidden = self.embed(elements.masked_fill(~mask[..., None], 0.0))
         hidden = torch.cat([self.empty.expand(len(hidden), -1, -1), hidden], dim=1)
         mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
-        return self.pool(self.second(self.first(hidden, mask), mask), mask)
+        pooled: Tensor = self.pool(self.second(self.first(hidden, mask), mask), mask)
+        return pooled

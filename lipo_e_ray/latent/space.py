@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lipo_e_ray.latent.encoder import TextEncoder, example_text
+from lipo_e_ray.latent.encoder import Encoder, example_text
 from lipo_e_ray.latent.vae import SLOTS, StructureAwareVAE
 from lipo_e_ray.types import Example, Prompt
 
@@ -25,9 +25,7 @@ class LatentSpace:
     ``max_exemplars``: the most that a decoded set has, 8 at most.
     """
 
-    def __init__(
-        self, encoder: TextEncoder, vae: StructureAwareVAE, pool: Sequence[Example], max_exemplars: int
-    ) -> None:
+    def __init__(self, encoder: Encoder, vae: StructureAwareVAE, pool: Sequence[Example], max_exemplars: int) -> None:
         if not 0 <= max_exemplars <= SLOTS:
             raise ValueError(f"max_exemplars: expected 0..{SLOTS}, got {max_exemplars}")
         self._encoder = encoder
@@ -84,9 +82,10 @@ class LatentSpace:
         Each prompt is inverted once; a later call gives the same z.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if (prompt.id, steps) not in self._inverted]
-        for at in range(0, len(new), INVERTED_TOGETHER):
-            part = new[at : at + INVERTED_TOGETHER]
-            self._inverted.update(zip([(one.id, steps) for one in part], self._descend(part, steps), strict=True))
+        for start in range(0, len(new), INVERTED_TOGETHER):
+            part = new[start : start + INVERTED_TOGETHER]
+            keys = [(prompt.id, steps) for prompt in part]
+            self._inverted.update(zip(keys, self._descend(part, steps), strict=True))
         return torch.stack([self._inverted[prompt.id, steps] for prompt in prompts]) if prompts else self.encode(())
 
     @torch.enable_grad()
@@ -111,10 +110,10 @@ class LatentSpace:
         for row, prompt in zip(chosen, prompts, strict=True):
             if len(prompt.exemplars) > SLOTS:
                 raise ValueError(f"expected {SLOTS} exemplars or fewer, got {len(prompt.exemplars)}; drop some")
-            for at, exemplar in enumerate(prompt.exemplars):
+            for slot, exemplar in enumerate(prompt.exemplars):
                 if exemplar.id not in self._index:
                     raise ValueError(f"expected exemplars of the pool, got {exemplar.question[:60]!r}; add it")
-                row[at] = self._index[exemplar.id]
+                row[slot] = self._index[exemplar.id]
         return self._embed([prompt.instruction for prompt in prompts]), chosen
 
     def _embed(self, texts: Sequence[str]) -> Tensor:

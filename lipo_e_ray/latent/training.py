@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lipo_e_ray.config import VAEConfig
-from lipo_e_ray.latent.encoder import TextEncoder, example_text
+from lipo_e_ray.latent.encoder import Encoder, example_text
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.vae import SLOTS, StructureAwareVAE, kl_divergence
 from lipo_e_ray.types import Example, InputError, digest
@@ -162,7 +162,7 @@ def _loss(
 
 
 def fit_latent(
-    encoder: TextEncoder,
+    encoder: Encoder,
     instructions: Sequence[str],
     pool: Sequence[Example],
     config: VAEConfig,

@@ -28,6 +28,10 @@ class StructureAwareVAE(nn.Module):
     their mean, and exemplars in the pool's half-whitened principal directions; ``calibrate`` measures both.
     """
 
+    inst_centre: Tensor  # (e,)
+    ex_centre: Tensor  # (e,)
+    ex_basis: Tensor  # (e, f)
+
     def __init__(self, width: int, config: VAEConfig) -> None:
         super().__init__()
         self.inst_dim, self.dim = config.inst_dim, config.inst_dim + config.ex_dim
@@ -39,8 +43,8 @@ class StructureAwareVAE(nn.Module):
         self.encode_set = SetEncoder(features, hidden, config.heads, config.inducing)
         self.encode_ex = nn.Linear(hidden, 2 * config.ex_dim)
         self.refinement = _mlp(self.dim, 128, self.dim)
-        nn.init.zeros_(self.refinement[-1].weight)  # starts as the identity, so that the halves keep their meaning
-        nn.init.zeros_(self.refinement[-1].bias)
+        for parameter in self.refinement[-1].parameters():  # starts as the identity: the halves keep their meaning
+            nn.init.zeros_(parameter)
         self.decode_inst = _mlp(config.inst_dim, 128, 256, width)
         self.slots = _SlotDecoder(config.ex_dim, hidden, config.heads, features)
         self.log_sharpness = nn.Parameter(torch.tensor(10.0).log())
@@ -72,15 +76,19 @@ class StructureAwareVAE(nn.Module):
         """The half of ``posterior`` that instructions (b, e) give: mean and log variance, (b, inst_dim) each."""
         # Unit vectors times the root of their length: coordinates of size 1, as the layers' initialisation expects.
         inst = self._direction(instructions) * instructions.shape[-1] ** 0.5
-        return self.encode_inst(inst).chunk(2, -1)
+        mean, log_variance = self.encode_inst(inst).chunk(2, -1)
+        return mean, log_variance
 
     def ex_posterior(self, exemplars: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The half that sets (b, k, f) with mask (b, k) give: mean and log variance, (b, ex_dim) each."""
-        return self.encode_ex(self.encode_set(exemplars * exemplars.shape[-1] ** 0.5, mask)).chunk(2, -1)
+        encoded = self.encode_set(exemplars * exemplars.shape[-1] ** 0.5, mask)
+        mean, log_variance = self.encode_ex(encoded).chunk(2, -1)
+        return mean, log_variance
 
     def refine(self, z: Tensor) -> Tensor:
         """(b, d) -> z_joint (b, d), the latent that everything outside works in."""
-        return z + self.refinement(z)
+        refined: Tensor = z + self.refinement(z)
+        return refined
 
     def decode_instruction(self, z: Tensor) -> Tensor:
         """Refined z (b, d) -> instruction embeddings (b, e) of unit length, from z[:, :inst_dim] alone."""
@@ -92,7 +100,8 @@ class StructureAwareVAE(nn.Module):
 
     def decode_slots(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Refined z (b, d) -> slots (b, s, f) of unit length and presence logits (b, s), from z[:, inst_dim:] alone."""
-        return self.slots(z[:, self.inst_dim :])
+        slots, presence = self.slots(z[:, self.inst_dim :])
+        return slots, presence
 
     def choices(self, slots: Tensor, pool: Tensor) -> Tensor:
         """Slots (b, s, f), pool features (p, f) -> log probability (b, s, p) of each slot's choice from the pool."""
@@ -144,8 +153,8 @@ def match(cost: Tensor, mask: Tensor) -> Tensor:
     # Padding costs the same everywhere, so it takes what the elements leave.
     costs = cost.detach().masked_fill(~mask[:, None, :], 0.0).cpu().numpy()
     slot_of = torch.empty(mask.shape, dtype=torch.long)
-    for row, one in zip(slot_of, costs, strict=True):
-        slots, elements = linear_sum_assignment(one)
+    for row, own_cost in zip(slot_of, costs, strict=True):
+        slots, elements = linear_sum_assignment(own_cost)
         row[torch.from_numpy(elements)] = torch.from_numpy(slots)
     return slot_of.to(cost.device)
 

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._logging._internal as torch_logging
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from lipo_e_ray.instructions.induction import clean_instruction
-from lipo_e_ray.latent.inversion import MIN_RISE, Encoder, Inversion, new_texts
+from lipo_e_ray.latent.encoder import Encoder
+from lipo_e_ray.latent.inversion import MIN_RISE, Inversion, new_texts
 from lipo_e_ray.types import InputError
 
 INVERSION = "ielabgroup/vec2text_gtr-base-st_inversion"
@@ -75,7 +77,7 @@ class Vec2TextInverter:
             if cosines.max() < reached + MIN_RISE:
                 break
             reached = float(cosines.max())
-            rows = _first_rows(texts, np.argsort(-cosines, kind="stable"))[: self._beam]
+            rows = _first_rows(texts, np.argsort(-cosines, kind="stable").tolist())[: self._beam]
             ids, hypotheses = ids[rows], hypotheses[rows]
         return list(dict.fromkeys(seen))
 
@@ -144,7 +146,7 @@ def _import_vec2text() -> Any:
     verbosity = transformers.logging.get_verbosity()
     import vec2text
 
-    torch._logging.set_logs(dynamo=logging.WARNING)  # it sets INFO: a report of every process on its exit
+    torch_logging.set_logs(dynamo=logging.WARNING)  # it sets INFO: a report of every process on its exit
     transformers.logging.set_verbosity(verbosity)
     return vec2text
 
@@ -165,7 +167,7 @@ def _without_metrics() -> Iterator[None]:
 def _load(kind: Any, name: str) -> Any:
     """The model ``name`` of class ``kind`` with the weights of its file. Raises ``InputError`` if these don't fit."""
     model = kind(kind.config_class.from_pretrained(name))
-    weights = load_file(cached_file(name, "model.safetensors"))
+    weights = load_file(str(cached_file(name, "model.safetensors")))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     state = model.state_dict()
     # The embedder is frozen and comes with its own files; vec2text's checkpoints may or may not hold a copy of it.

@@ -102,4 +102,5 @@ def greedy_batch(mean: Tensor, covariance: Tensor, best: float, q: int, pending:
 def square_root(covariance: Tensor) -> Tensor:
     """A with A A^T = covariance; eigenvalues that rounding made negative count as 0, so no jitter is needed."""
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt()
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 class Hyperparameters(NamedTuple):
     """Prior mean and variance, () each, and the lengthscales of the two halves of z; all on the scale of the data.
 
-    ``inst_common``, ``ex_common``, () each: the part of a half's covariance that its latent has no say in.
+    ``inst_common``, ``ex_common``, () each: the part of a half's covariance that is the same for all pairs of prompts.
     """
 
     mean: Tensor
@@ -56,11 +56,11 @@ def _half(z: Tensor, other: Tensor, lengthscale: Tensor, common: Tensor) -> _Hal
     return _Half(a, b, 1 - (1 - common) * distant, rise * ((common - 1) * 5 / 6), distant)
 
 
-def _halves(z: Tensor, other: Tensor, at: Hyperparameters) -> tuple[_Half, _Half]:
-    split = len(at.inst)
+def _halves(z: Tensor, other: Tensor, hyper: Hyperparameters) -> tuple[_Half, _Half]:
+    split = len(hyper.inst)
     return (
-        _half(z[:, :split], other[:, :split], at.inst, at.inst_common),
-        _half(z[:, split:], other[:, split:], at.ex, at.ex_common),
+        _half(z[:, :split], other[:, :split], hyper.inst, hyper.inst_common),
+        _half(z[:, split:], other[:, split:], hyper.ex, hyper.ex_common),
     )
 
 
@@ -68,20 +68,23 @@ class LogEvidence(torch.autograd.Function):
     """log N(y; mean, (scale + similar) * k + noise), in nats, differentiable in the hyperparameters; k has a diagonal
     of 1.
 
-    ``LogEvidence.apply(*Hyperparameters, z, y, noise, similar)``: latents (m, d), targets (m,), covariances (m, m) of
-    the noise and of that part of it which two prompts have in common as far as they are alike. Raises ``NanError`` and
-    ``NotPSDError`` as gpytorch does, and like it tries jitter first.
+    ``LogEvidence.apply(*Hyperparameters, z, y, noise, similar)``: latents (m, d), targets (m,), and two covariances
+    (m, m) of their noise. ``similar`` is multiplied by k: two prompts share the more of it the more alike they are;
+    ``noise`` is added as it is. Raises ``NanError`` and ``NotPSDError`` as gpytorch does, and like it tries jitter
+    first.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        at, (z, y, noise, similar) = Hyperparameters(*inputs[:-4]), inputs[-4:]
-        inst, ex = _halves(z, z, at)
-        correlation, scale = inst.value * ex.value, at.scale + similar
+        hyper, (z, y, noise, similar) = Hyperparameters(*inputs[:-4]), inputs[-4:]
+        inst, ex = _halves(z, z, hyper)
+        correlation, scale = inst.value * ex.value, hyper.scale + similar
         cholesky = psd_safe_cholesky(scale * correlation + noise)
-        residual = y - at.mean
+        residual = y - hyper.mean
         weights = torch.cholesky_solve(residual[:, None], cholesky)
-        value = -0.5 * (residual @ weights[:, 0] + len(y) * math.log(2 * math.pi)) - cholesky.diagonal().log().sum()
+        value: Tensor = (
+            -0.5 * (residual @ weights[:, 0] + len(y) * math.log(2 * math.pi)) - cholesky.diagonal().log().sum()
+        )
         # d value / d K, times K's part that every other derivative has in common
         common = torch.addmm(torch.cholesky_inverse(cholesky), weights, weights.T, beta=-0.5, alpha=0.5)
         by_scale = (common * correlation).sum()
@@ -90,8 +93,8 @@ class LogEvidence(torch.autograd.Function):
         ctx.save_for_backward(
             weights.sum(),
             by_scale,
-            _by_lengthscale(by_inst, inst, at.inst),
-            _by_lengthscale(by_ex, ex, at.ex),
+            _by_lengthscale(by_inst, inst, hyper.inst),
+            _by_lengthscale(by_ex, ex, hyper.ex),
             (by_inst * inst.by_common).sum(),
             (by_ex * ex.by_common).sum(),
         )
@@ -113,43 +116,44 @@ def _by_lengthscale(outer: Tensor, half: _Half, lengthscale: Tensor) -> Tensor:
 class Posterior:
     """The GP given m noisy targets; everything that no test point changes is computed once, here."""
 
-    def __init__(self, at: Hyperparameters, z: Tensor, y: Tensor, noise: Tensor, similar: Tensor) -> None:
+    def __init__(self, hyper: Hyperparameters, z: Tensor, y: Tensor, noise: Tensor, similar: Tensor) -> None:
         """Latents (m, d), targets (m,), noise as in ``LogEvidence``. Raises ``NanError`` and ``NotPSDError``."""
-        self.at, self.z = at, z
-        inst, ex = _halves(z, z, at)
-        self.cholesky = psd_safe_cholesky((at.scale + similar) * inst.value * ex.value + noise)
-        self.weights = torch.cholesky_solve((y - at.mean)[:, None], self.cholesky)[:, 0]
+        self.hyper, self.z = hyper, z
+        inst, ex = _halves(z, z, hyper)
+        self.cholesky = psd_safe_cholesky((hyper.scale + similar) * inst.value * ex.value + noise)
+        self.weights = torch.cholesky_solve((y - hyper.mean)[:, None], self.cholesky)[:, 0]
 
     def marginals(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (b,) at z (b, d), without noise; differentiable in z, once."""
-        return _Marginals.apply(z, self)
+        mean, variance = _Marginals.apply(z, self)  # type: ignore[no-untyped-call]  # torch's apply has no types
+        return mean, variance
 
     @torch.no_grad()
     def joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (b,) and covariance (b, b) at z (b, d), without noise and without gradient."""
-        (inst, ex), (own_inst, own_ex) = _halves(z, self.z, self.at), _halves(z, z, self.at)
-        cross = self.at.scale * inst.value * ex.value
+        (inst, ex), (own_inst, own_ex) = _halves(z, self.z, self.hyper), _halves(z, z, self.hyper)
+        cross = self.hyper.scale * inst.value * ex.value
         explained = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
-        own = self.at.scale * own_inst.value * own_ex.value
-        return self.at.mean + cross @ self.weights, own - explained.T @ explained
+        own = self.hyper.scale * own_inst.value * own_ex.value
+        return self.hyper.mean + cross @ self.weights, own - explained.T @ explained
 
 
 class _Marginals(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, given: Posterior) -> tuple[Tensor, Tensor]:
-        halves = _halves(z, given.z, given.at)
-        cross = given.at.scale * halves[0].value * halves[1].value
+        halves = _halves(z, given.z, given.hyper)
+        cross = given.hyper.scale * halves[0].value * halves[1].value
         solved = torch.cholesky_solve(cross.T, given.cholesky).T
         if ctx.needs_input_grad[0]:
             ctx.given, ctx.halves, ctx.solved = given, halves, solved
-        return given.at.mean + cross @ given.weights, given.at.scale - (cross * solved).sum(-1)
+        return given.hyper.mean + cross @ given.weights, given.hyper.scale - (cross * solved).sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_mean: Tensor, by_variance: Tensor) -> tuple[Tensor, None]:
-        (inst, ex), at = ctx.halves, ctx.given.at
-        outer = at.scale * (by_mean[:, None] * ctx.given.weights - 2 * by_variance[:, None] * ctx.solved)
-        by_inst, by_ex = _by_point(outer * ex.value, inst) / at.inst, _by_point(outer * inst.value, ex) / at.ex
+        (inst, ex), hyper = ctx.halves, ctx.given.hyper
+        outer = hyper.scale * (by_mean[:, None] * ctx.given.weights - 2 * by_variance[:, None] * ctx.solved)
+        by_inst, by_ex = _by_point(outer * ex.value, inst) / hyper.inst, _by_point(outer * inst.value, ex) / hyper.ex
         return torch.cat([by_inst, by_ex], -1), None
 
 

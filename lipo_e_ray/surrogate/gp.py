@@ -4,8 +4,8 @@ Covariance: Scale(k_inst(z_inst) * k_ex(z_ex)), each a constant plus a Matern-5/
 of the instruction, one of the exemplar set, and one of both together; how much of each, the fit decides. Targets are
 error rates with the variance of each, known from its counts and a Beta prior (``surrogate/noise.py``), so prompts of
 every fidelity take part and a higher one counts for more. On the same examples prompts err together, the more so the
-more alike they are: that part of the noise they share. So a prompt that was asked the hard examples only is not the
-worse for it, and fifty like prompts on five examples are not taken for 250 measurements.
+more alike they are: they share a part of their noise. So the GP does not hold it against a prompt that it was asked the
+hard examples only, nor take fifty like prompts on five examples for 250 measurements.
 
 botorch holds the model: parameters, priors, constraints, the input and outcome transforms. The numbers come from
 ``surrogate/exact.py``, which agrees with botorch's own and takes a fraction of the time.
@@ -29,25 +29,66 @@ from gpytorch.kernels import MaternKernel, ProductKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.errors import NanError, NotPSDError
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipo_e_ray.surrogate.exact import Hyperparameters, LogEvidence, Posterior
-from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, NoiseShares, blocks, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.noise import SHARES, BetaPrior, Blocks, Measurements, NoiseShares, blocks, fit_prior, measure
 from lipo_e_ray.types import LipoError
 
 logger = logging.getLogger(__name__)
 
 LBFGS_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
-"""Tighter ones cost two to five times the time and move neither likelihood nor held-out predictions."""
+"""When a fit ends. Tighter options cost two to five times the time and move neither likelihood nor held-out errors."""
 SCALE_SPREAD = 0.3
 """Standard deviation of the log-normal prior of the output scale, round the variance that the Beta prior implies."""
 COMMON = 0.3
-"""Where the fit starts: what a half of the kernel has in common at any distance."""
-MIN_VARIANCE = 1e-12
+"""Where the fit starts with the common part of each half of the kernel (see ``HalfKernel``)."""
+MIN_VARIANCE = 1e-12  # of a prediction, so that rounding never makes its standard deviation NaN
+
+
+Counts = Sequence[int] | NDArray[Any]
+"""Integers, one for each observation."""
 
 
 class SurrogateError(LipoError):
     """The observations give no usable GP: the search has to propose without one."""
+
+
+class HalfKernel(MaternKernel):  # type: ignore[misc]  # gpytorch has no types
+    """common + (1 - common) * Matern-5/2 on ``dims``: a share ``common`` is the same for all pairs of prompts.
+
+    ``common``: where its fit starts; None: it is 0 and not fitted. Lengthscale prior scaled with the dimension
+    (Hvarfner et al. 2024, ICML, section 5).
+    """
+
+    def __init__(self, dims: range, common: float | None = COMMON) -> None:
+        prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
+        super().__init__(
+            nu=2.5,
+            ard_num_dims=len(dims),
+            active_dims=tuple(dims),
+            lengthscale_prior=prior,
+            lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode),
+        )
+        start = common or 0.0
+        self.register_parameter("common", torch.nn.Parameter(torch.tensor(start), requires_grad=common is not None))
+        self.register_constraint("common", Interval(0.0, 0.95, transform=None, initial_value=start))
+
+    def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
+        correlation: Tensor = self.common + (1 - self.common) * super().forward(x1, x2, **options)
+        return correlation
+
+
+KernelFactory = Callable[[int, int], ProductKernel]
+"""Widths of z_inst and z -> the product of two kernels, the instruction's and the exemplars', each a ``HalfKernel`` or
+with ``lengthscale`` (1, w) and ``common`` () of its own. ``surrogate/exact.py`` computes that form from these numbers,
+so a factory chooses the dimensions of each half, its priors, and what is fitted."""
+
+
+def product_of_halves(inst_dim: int, dim: int) -> ProductKernel:
+    """LIPO-E's kernel: an effect of the instruction, one of the exemplar set, and one of both together."""
+    return ProductKernel(HalfKernel(range(inst_dim)), HalfKernel(range(inst_dim, dim)))
 
 
 class JointPromptGP:
@@ -62,22 +103,25 @@ class JointPromptGP:
         inst_dim: int,
         maximise: Callable[[ExactMarginalLogLikelihood], None] | None = None,
         shares: NoiseShares = SHARES,
-    ):
+        make_kernel: KernelFactory = product_of_halves,
+        measure: Callable[[Blocks, BetaPrior], Measurements] = measure,
+    ) -> None:
         """``inst_dim``: width of z_inst in z. ``maximise``: fits the hyperparameters, by default botorch's L-BFGS.
 
-        ``shares``: of the noise, what prompts have in common on the same examples.
+        ``shares``: how much of the noise prompts have in common on the same examples. ``make_kernel``: the correlation
+        of two prompts. ``measure``: the error rates that are fitted, and their noise.
         """
         self.inst_dim = inst_dim
         self._shares = shares
+        self._make_kernel = make_kernel
+        self._measure = measure
         self._maximise = maximise or maximise_lbfgs
         self.prior = BetaPrior()
-        self.model: SingleTaskGP | None = None
+        self.model: Any = None  # botorch's SingleTaskGP of the last fit, whose parts have no types
         self._posterior: Posterior | None = None
         self._hyperparameters: dict[str, Tensor] = {}
 
-    def fit(
-        self, z: Tensor, errors: Sequence[int], evaluated: Sequence[int], prompt: Sequence[int] | None = None
-    ) -> JointPromptGP:
+    def fit(self, z: Tensor, errors: Counts, evaluated: Counts, prompt: Counts | None = None) -> JointPromptGP:
         """Fit to m prompts: latents (m, d), and integer counts with the row of ``z`` they belong to (see ``blocks``).
 
         Give every fidelity a prompt was observed at, not its highest alone. A fit that fails or gives non-finite
@@ -93,9 +137,9 @@ class JointPromptGP:
         if len(z) != len(totals[0]):
             raise ValueError(f"expected counts for every latent, got {len(z)} latents, counts of {len(totals[0])}")
         self.prior = fit_prior(*totals)
-        mean, variance = (torch.from_numpy(values)[:, None] for values in measured(data, self.prior))
-        inputs = (z.detach().double()[data.prompt], mean, variance, torch.from_numpy(shared_noise(data, self.prior)))
-        self.model = self._build(*inputs)
+        measurements = self._measure(data, self.prior)
+        inputs = z.detach().double()[data.prompt]
+        self.model = self._build(inputs, measurements)
         start = {name: value.detach().clone() for name, value in self.model.named_parameters()} | self._hyperparameters
         _restore(self.model, start)
         try:
@@ -106,7 +150,7 @@ class JointPromptGP:
         if failure:
             source = "the last fit" if self._hyperparameters else "the prior"
             logger.warning("GP fit on %d prompts failed (%s); using the hyperparameters of %s", len(z), failure, source)
-            self.model = self._build(*inputs)  # a failed fit leaves any state
+            self.model = self._build(inputs, measurements)  # a failed fit leaves any state
             _restore(self.model, start)
             if failure := self._condition(z):
                 raise SurrogateError(f"GP on {len(z)} prompts: expected finite predictions, got {failure}")
@@ -114,26 +158,27 @@ class JointPromptGP:
             self._hyperparameters = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         return self
 
-    @property
-    def _centre(self) -> Tensor:
-        return self.model.outcome_transform.means.squeeze()
-
-    @property
-    def _spread(self) -> Tensor:
-        return self.model.outcome_transform.stdvs.squeeze()
-
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (b,) of the error rate at z (b, d), without measurement noise.
 
         Differentiable in z. The model is Gaussian: a mean may lie a little outside [0, 1].
         """
-        mean, variance = self._posterior.marginals(self.model.input_transform(z))
-        return self._centre + self._spread * mean, (self._spread**2 * variance).clamp_min(MIN_VARIANCE).sqrt()
+        posterior, centre, spread = self._fitted()
+        mean, variance = posterior.marginals(self.model.input_transform(z))
+        return centre + spread * mean, (spread**2 * variance).clamp_min(MIN_VARIANCE).sqrt()
 
     def joint(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Joint posterior of the error rates at z (b, d): mean (b,) and covariance (b, b), without gradient."""
-        mean, covariance = self._posterior.joint(self.model.input_transform(z))
-        return self._centre + self._spread * mean, self._spread**2 * covariance
+        posterior, centre, spread = self._fitted()
+        mean, covariance = posterior.joint(self.model.input_transform(z))
+        return centre + spread * mean, spread**2 * covariance
+
+    def _fitted(self) -> tuple[Posterior, Tensor, Tensor]:
+        """The posterior of the standardised error rates; their mean and standard deviation, () each."""
+        if self._posterior is None:
+            raise ValueError("GP: expected a fit before a prediction, got none; call fit")
+        transform = self.model.outcome_transform
+        return self._posterior, transform.means.squeeze(), transform.stdvs.squeeze()
 
     def _condition(self, z: Tensor) -> str:
         """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
@@ -150,14 +195,15 @@ class JointPromptGP:
             return _named(error)
         return "" if self._is_finite(z) else "non-finite hyperparameters or predictions"
 
-    def _build(self, z: Tensor, mean: Tensor, variance: Tensor, shared: Tensor) -> SingleTaskGP:
-        d = z.shape[-1]
-        spread = float(mean.std()) if len(mean) > 1 else 0.0
+    def _build(self, z: Tensor, measurements: Measurements) -> SingleTaskGP:
+        """botorch's model of r measurements at z (r, d), its hyperparameters at the modes of their priors."""
+        rate, variance = (torch.from_numpy(values)[:, None] for values in measurements[:2])
+        shared = torch.from_numpy(measurements.shared)
+        spread = float(rate.std()) if len(rate) > 1 else 0.0
         standard = spread if spread >= 1e-8 else 1.0  # as Standardize does it
         implied = self.prior.mean * (1 - self.prior.mean) / (self.prior.strength + 1) / standard**2
-        product = ProductKernel(_Half(range(self.inst_dim)), _Half(range(self.inst_dim, d)))
         covariance = ScaleKernel(
-            product,
+            self._make_kernel(self.inst_dim, z.shape[-1]),
             # Smoothed targets vary less than the rates they stand for. Left alone, the scale shrinks to nothing and the
             # model is sure of a flat landscape; fixed at 1, it is too sure of itself.
             outputscale_prior=LogNormalPrior(math.log(implied), SCALE_SPREAD),
@@ -166,10 +212,10 @@ class JointPromptGP:
         everyone, similar = self._shares
         model = SingleTaskGP(
             z,
-            mean,
+            rate,
             (1 - everyone - similar) * variance,
             covar_module=covariance,
-            input_transform=Normalize(d),
+            input_transform=Normalize(z.shape[-1]),
             outcome_transform=Standardize(1),
         )
         # botorch's likelihood has a diagonal only
@@ -181,28 +227,6 @@ class JointPromptGP:
         parameters = all(bool(value.isfinite().all()) for value in self.model.parameters())
         with torch.no_grad():
             return parameters and all(bool(value.isfinite().all()) for value in self.predict(z.double()))
-
-
-class _Half(MaternKernel):
-    """common + (1 - common) * Matern-5/2 on ``dims``: of this half's influence, ``common`` is left to the other one.
-
-    Lengthscale prior scaled with the dimension (Hvarfner et al. 2024, ICML, section 5).
-    """
-
-    def __init__(self, dims: range) -> None:
-        prior = LogNormalPrior(math.sqrt(2) + math.log(len(dims)) / 2, math.sqrt(3))
-        super().__init__(
-            nu=2.5,
-            ard_num_dims=len(dims),
-            active_dims=tuple(dims),
-            lengthscale_prior=prior,
-            lengthscale_constraint=GreaterThan(0.025, transform=None, initial_value=prior.mode),
-        )
-        self.register_parameter("common", torch.nn.Parameter(torch.tensor(COMMON)))
-        self.register_constraint("common", Interval(0.0, 0.95, transform=None, initial_value=COMMON))
-
-    def forward(self, x1: Tensor, x2: Tensor, **options: Any) -> Tensor:
-        return self.common + (1 - self.common) * super().forward(x1, x2, **options)
 
 
 def _named(error: Exception) -> str:
@@ -241,8 +265,10 @@ def maximise_lbfgs(mll: ExactMarginalLogLikelihood) -> None:
     )
 
     def loss() -> Tensor:
-        priors = sum(prior.log_prob(of(module)).sum() for _, module, prior, of, _ in mll.named_priors())
-        return -(LogEvidence.apply(*_hyperparameters(model), *data) + priors) / len(model.train_targets)
+        priors = sum(prior.log_prob(value(module)).sum() for _, module, prior, value, _ in mll.named_priors())
+        evidence: Tensor = LogEvidence.apply(*_hyperparameters(model), *data)  # type: ignore[no-untyped-call]
+        per_prompt: Tensor = (evidence + priors) / len(model.train_targets)
+        return -per_prompt
 
     closure = ForwardBackwardClosure(loss, dict(mll.named_parameters()))
     with torch.random.fork_rng(devices=[]):

@@ -8,10 +8,12 @@ moves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
 
 STRENGTH = (2.0, 50.0)
 """Bounds of alpha + beta. Below 2 the prior piles up at 0 and 1 and a lucky 0 of 10 looks certain; 50 keeps a few
@@ -19,9 +21,10 @@ prompts that happen to agree from drowning every later difference."""
 
 
 class NoiseShares(NamedTuple):
-    """Whose doing the variance of an answer is, each 0..1; what is left is the prompt's own.
+    """Shares, 0..1 each, of the variance of an answer, by cause.
 
-    ``everyone``: the example is hard, or easy, for every prompt; ``similar``: for prompts as far as they are alike.
+    ``everyone``: the example is hard, or easy, for every prompt. ``similar``: it is so for some prompts and not for
+    others, and two prompts agree the more about it the more alike they are. The rest differs from prompt to prompt.
     """
 
     everyone: float
@@ -80,7 +83,7 @@ def fit_prior(errors: ArrayLike, evaluated: ArrayLike) -> BetaPrior:
     return BetaPrior(p * strength, (1.0 - p) * strength)
 
 
-def smoothed(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple[NDArray, NDArray]:
+def smoothed(errors: ArrayLike, evaluated: ArrayLike, prior: BetaPrior) -> tuple[Array, Array]:
     """Posterior mean (k + a) / (b + a + c) and variance p (1 - p) / (b + a + c + 1) of each error rate, both (m,)
     float64.
 
@@ -99,19 +102,20 @@ class Blocks:
     Block i: prompt ``prompt[i]`` erred ``errors[i]`` times on the validation examples ``start[i]`` to ``stop[i]``.
     """
 
-    prompt: NDArray
-    start: NDArray
-    stop: NDArray
-    errors: NDArray
+    prompt: Array
+    start: Array
+    stop: Array
+    errors: Array
 
     @property
-    def size(self) -> NDArray:
+    def size(self) -> Array:
         """Examples of each block, (r,)."""
-        return self.stop - self.start
+        size: Array = self.stop - self.start
+        return size
 
-    def totals(self) -> tuple[NDArray, NDArray]:
+    def totals(self) -> tuple[Array, Array]:
         """Errors and evaluations of each of m prompts, both (m,)."""
-        return tuple(np.bincount(self.prompt, counts).astype(int) for counts in (self.errors, self.size))
+        return np.bincount(self.prompt, self.errors).astype(int), np.bincount(self.prompt, self.size).astype(int)
 
 
 def blocks(errors: ArrayLike, evaluated: ArrayLike, prompt: ArrayLike | None = None) -> Blocks:
@@ -125,38 +129,56 @@ def blocks(errors: ArrayLike, evaluated: ArrayLike, prompt: ArrayLike | None = N
     """
     _counts(errors, evaluated)
     k, b = np.asarray(errors), np.asarray(evaluated)
-    of = np.arange(len(k)) if prompt is None else np.asarray(prompt)
-    order = np.lexsort((b, of))
-    k, b, of = k[order], b[order], of[order]
-    again = np.concatenate([[False], of[1:] == of[:-1]])
+    row = np.arange(len(k)) if prompt is None else np.asarray(prompt)
+    order = np.lexsort((b, row))
+    k, b, row = k[order], b[order], row[order]
+    again = np.concatenate([[False], row[1:] == row[:-1]])
     narrower, before = (np.where(again, np.roll(counts, 1), 0) for counts in (b, k))
     new = b > narrower
     if np.any(k < before) or np.any(k - before > b - narrower):
         raise ValueError("expected each observation of a prompt to contain its narrower ones, got counts that do not")
-    return Blocks(of[new], narrower[new], b[new], (k - before)[new])
+    return Blocks(row[new], narrower[new], b[new], (k - before)[new])
 
 
-def measured(of: Blocks, prior: BetaPrior) -> tuple[NDArray, NDArray]:
-    """What a GP is fitted on: error rates k / n and their sampling variances p (1 - p) / n, both (r,) float64.
+class Measurements(NamedTuple):
+    """What a GP is fitted on: error rates of r blocks, and their noise if its only cause were one of these.
+
+    ``rate`` (r,). ``variance`` (r,): every prompt errs by itself. ``shared`` (r, r), a covariance: the examples alone
+    make answers right or wrong.
+    """
+
+    rate: Array
+    variance: Array
+    shared: Array
+
+
+def measure(data: Blocks, prior: BetaPrior) -> Measurements:
+    """``measured`` and ``shared_noise``."""
+    return Measurements(*measured(data, prior), shared_noise(data, prior))
+
+
+def measured(data: Blocks, prior: BetaPrior) -> tuple[Array, Array]:
+    """Error rates k / n and their sampling variances p (1 - p) / n, both (r,) float64.
 
     p is the prompt's smoothed rate on all its examples, so a prompt with no error or nothing but errors has noise too.
     The rate itself is not smoothed: the GP shrinks it by that noise, and shrinking twice made it too sure.
     """
-    p, _ = smoothed(*of.totals(), prior)
-    return of.errors / of.size, (p * (1.0 - p))[of.prompt] / of.size
+    p, _ = smoothed(*data.totals(), prior)
+    return data.errors / data.size, (p * (1.0 - p))[data.prompt] / data.size
 
 
-def shared_noise(of: Blocks, prior: BetaPrior) -> NDArray:
+def shared_noise(data: Blocks, prior: BetaPrior) -> Array:
     """Covariance (r, r) of error rates if only examples, and not prompts, made answers right or wrong.
 
     v times the share of all pairs of their examples that are the same one, v the variance p (1 - p) of an answer at the
     prior's mean. (With each prompt's own p the fit is drawn to prompts nearly always wrong or right: Peelle's puzzle.)
     """
-    common = np.minimum(of.stop[:, None], of.stop) - np.maximum(of.start[:, None], of.start)
-    return prior.mean * (1 - prior.mean) * common.clip(0) / np.outer(of.size, of.size)
+    common = np.minimum(data.stop[:, None], data.stop) - np.maximum(data.start[:, None], data.start)
+    noise: Array = prior.mean * (1 - prior.mean) * common.clip(0) / np.outer(data.size, data.size)
+    return noise
 
 
-def _counts(errors: ArrayLike, evaluated: ArrayLike) -> tuple[NDArray, NDArray]:
+def _counts(errors: ArrayLike, evaluated: ArrayLike) -> tuple[Array, Array]:
     k, b = np.asarray(errors), np.asarray(evaluated)
     if k.shape != b.shape or k.ndim != 1:
         raise ValueError(f"expected two vectors of one length, got shapes {k.shape} and {b.shape}")

@@ -10,7 +10,7 @@ from benchmarks.recorded.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
 from benchmarks.recorded.oracle import Oracle, SpentError, normalised
 from benchmarks.recorded.record import grid_prompts, make_table, record
 from benchmarks.recorded.rivals import successive_halving
-from benchmarks.recorded.search_quality import RIVALS, at, p_value, rows, whole_tables
+from benchmarks.recorded.search_quality import RIVALS, at_share, p_value, rows, whole_tables
 from benchmarks.recorded.tables import Grid
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.store.ledger import Ledger
@@ -119,6 +119,6 @@ def test_rows_have_the_mean_over_tables_and_seeds_and_a_paired_test():
     base = rng.random((2, 30, 2, 50))
     curves = {LIPO_E: base, "worse": base + 0.1, "same": base}
     found = {(row["method"], row["share"]): row for row in rows(curves)}
-    assert found["worse", 0.5]["test"] == pytest.approx(at(base, 0.5)[..., 1].mean() + 0.1)
+    assert found["worse", 0.5]["test"] == pytest.approx(at_share(base, 0.5)[..., 1].mean() + 0.1)
     assert found["worse", 1.0]["p"] < 1e-6 and found["same", 1.0]["p"] == 1
     assert p_value(rng.random((2, 30)), rng.random((2, 30))) > 0.001
