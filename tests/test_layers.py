@@ -24,6 +24,7 @@ ORDER = [
     "distributed",
     "report",
     "inputs",
+    "testing",
     "run",
     "app",
     "__main__",

@@ -10,7 +10,8 @@ from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome
 
 
 class Engine(Protocol):
-    """A language model that answers a task's questions. Implementations inherit ``EngineContract`` in the tests.
+    """A language model that answers a task's questions. Tests of an engine inherit
+    ``lipo_e_ray.testing.EngineContract``.
 
     Both calls return one result per input, in the order of the input, and never raise for a single bad request:
     such a one comes back as ``Status.FAILED`` / ``Completion.error``. They raise ``EngineError`` when the whole

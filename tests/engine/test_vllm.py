@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from contract import CHATS, GREEDY, EngineContract
 
 from lipo_e_ray.config import ModelConfig
 from lipo_e_ray.engine import vllm as module
@@ -19,6 +18,7 @@ from lipo_e_ray.engine.model import ChatTokenizer, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.task.metrics import numeric
+from lipo_e_ray.testing import CHATS, GREEDY, EngineContract
 from lipo_e_ray.types import EngineError, InputError, Prompt, Sampling, Status
 from tests.conftest import DTYPE
 
