@@ -88,6 +88,10 @@ def test_no_module_is_in_a_circle_of_imports():
     tuple(TopologicalSorter({module: own(path) for module, path in MODULES.items()}).static_order())
 
 
+def test_the_contracts_are_for_tests_only():
+    assert not [module for module, path in MODULES.items() if "testing" in own(path)]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_have_owners(module):
     used = {library for library in OWNERS for name in imports(MODULES[module]) if within(name, library)}
