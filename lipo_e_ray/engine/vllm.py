@@ -47,9 +47,9 @@ ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
-# Compiling the model would take longer than the demo. A prefix is cached in whole blocks: of 64 prompts with 8 exemplars,
-# blocks of 128 tokens (the default) left 26% of the tokens to compute, blocks of 32 leave 11%. A seeded request whose
-# prefill is cut into chunks kills the engine ("CPU Generator does not use offset", vllm 0.32).
+# Compiling the model would take longer than the demo. A prefix is cached in whole blocks: of 64 prompts with 8
+# exemplars, blocks of 128 tokens (the default) left 26% of the tokens to compute, blocks of 32 leave 11%. A seeded
+# request whose prefill is cut into chunks kills the engine ("CPU Generator does not use offset", vllm 0.32).
 CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
 
 # Settings that vLLM's errors advise to change, and that are settings of this package under the same name.
