@@ -31,6 +31,7 @@ ORDER = [
     "planning",
     "job",
     "api",
+    "testing",
     "app",
     "run",
     "__main__",
@@ -92,6 +93,10 @@ def test_packages_import_from_lower_packages_only(module):
 
 def test_no_module_is_in_a_circle_of_imports():
     tuple(TopologicalSorter({module: own(path) for module, path in MODULES.items()}).static_order())
+
+
+def test_the_contracts_are_for_tests_only():
+    assert not [module for module, path in MODULES.items() if "testing" in own(path)]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -273,7 +273,8 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    model = replace(PROFILES["demo"].model, name=arguments.model, dtype=fast_dtype())  # as the demo's command does
+    # As the demo's command does.
+    model = replace(PROFILES["demo"].model, name=arguments.model, max_model_len=2048, dtype=fast_dtype())
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](model, arguments.folder)))
         return

@@ -10,10 +10,10 @@ from lipo_e_ray.types import Completion, Example, Fingerprints, Message, Outcome
 
 
 class Engine(Protocol):
-    """A language model that answers a task's questions. Implementations inherit ``EngineContract`` in the tests.
+    """A language model that answers a task's questions. The test of one inherits ``lipo_e_ray.testing.EngineContract``.
 
-    Both calls return one result per input, in the order of the input, and never raise for a single bad request:
-    such a one comes back as ``Status.FAILED`` / ``Completion.error``. They raise ``EngineError`` when the whole
+    ``evaluate`` and ``generate`` return one result per input, in the order of the input. A single bad request never
+    raises: it comes back as ``Status.FAILED``, or with ``Completion.error``. Both raise ``EngineError`` when the whole
     engine is gone.
     """
 
@@ -29,7 +29,7 @@ class Engine(Protocol):
     async def generate(
         self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling]
     ) -> list[Completion]:
-        """Continue each conversation with its own sampling (APE, rewriting)."""
+        """Continue each conversation with its own sampling: so the model writes instructions."""
         ...
 
     async def close(self) -> None:

@@ -45,7 +45,7 @@ def resolve_encoder(name: str) -> str:
 
 
 def _package_folder(package: str, model: str) -> Path:
-    # Not imported: the packages' own code wants libraries (llama-cpp-python) that this project does without.
+    # The package is not imported, as its code needs libraries (llama-cpp-python) that this project does without.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"model {model!r}: expected the installed package {package!r}, found none; run `{INSTALL}`")
@@ -53,13 +53,13 @@ def _package_folder(package: str, model: str) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Dequantise ``gguf`` to a Hugging Face folder in bfloat16; ``target`` appears whole or not at all."""
+    """Turn ``gguf`` into a Hugging Face folder in bfloat16, which appears at ``target`` whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)  # left by a conversion that was killed
-    with contextlib.redirect_stderr(io.StringIO()):  # three progress bars of two libraries
+    with contextlib.redirect_stderr(io.StringIO()):  # hides three progress bars of two libraries
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
         AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

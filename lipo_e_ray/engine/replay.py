@@ -27,7 +27,7 @@ class Recorded(Protocol):
 
 
 class ReplayEngine:
-    """Answers from what was recorded, which stays as it is; what was not comes back as failed.
+    """Answers with what was recorded and records nothing; what was never recorded comes back as failed.
 
     ``source``: the path of a ledger, or anything ``Recorded``. Raises ``InputError`` when there is no such ledger.
     """

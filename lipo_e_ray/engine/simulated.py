@@ -1,4 +1,4 @@
-"""A language model that is a formula: instant, deterministic, learnable; with a latency model for scaling studies."""
+"""A formula in place of a language model: deterministic, with something to learn, and as slow as is wanted."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ UNPARSEABLE_SHARE = 0.1  # of the answers that are not correct
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a batching engine takes, as it can be fitted to a real one; ``scale`` multiplies every delay.
+    """How long a batching engine takes. The numbers can be fitted to a real engine; ``scale`` multiplies every delay.
 
-    ``prefill_rate`` (tokens/s): prompts are prefilled one after another, all but their cached prefix, and nothing
-    decodes meanwhile. Up to ``max_num_seqs`` requests decode together, the others wait in order; a step of b of them
-    gives each a token and takes ``step_s + token_s * b`` seconds. ``answer_tokens`` is the mean length of an answer
-    (lengths spread evenly over 0.5 to 1.5 of it; 0: as long as the text is).
+    Prompts are prefilled one after another, at ``prefill_rate`` tokens/s, without their cached prefix; meanwhile
+    nothing decodes. Up to ``max_num_seqs`` requests decode together, the others wait in order. A step of b requests
+    gives each of them one token and takes ``step_s + token_s * b`` seconds. ``answer_tokens`` is the mean length of an
+    answer: lengths spread evenly over 0.5 to 1.5 of it; with 0, an answer is as long as its text.
     """
 
     prefill_rate: float
@@ -46,8 +46,8 @@ class Latency:
     scale: float = 1.0
 
     def work(self, uncached_tokens: float, completion_tokens: float) -> float:
-        """Seconds of the engine that a request costs, unscaled, when the batch is full."""
-        step_s = self.step_s / self.max_num_seqs + self.token_s  # a request's share of it
+        """Seconds of the engine's time that a request uses up, unscaled, when the batch is full."""
+        step_s = self.step_s / self.max_num_seqs + self.token_s  # a request's share of a step
         return uncached_tokens / self.prefill_rate + completion_tokens * step_s
 
     def alone(self, uncached_tokens: float, completion_tokens: float) -> float:
@@ -65,13 +65,13 @@ def _tokens(text: str) -> int:
 
 
 def instruction_quality(instruction: str, seed: int = 0) -> float:
-    """Mean of its words' hidden values, in [0, 1): texts that share words are alike, so there is something to learn."""
+    """The mean of hidden values of its words, in [0, 1). Texts that share words are alike, which can be learnt."""
     words = re.findall(r"[a-z']+", instruction.lower())
     return sum(_uniform("word", str(seed), word) for word in words) / len(words) if words else 0.0
 
 
 def exemplar_quality(exemplars: Sequence[Example], seed: int = 0) -> float:
-    """0 without exemplars; else in [0, 1): hidden value of each, and more of them help less and less."""
+    """0 without exemplars, else in [0, 1): the mean of hidden values of each; every further exemplar helps less."""
     if not exemplars:
         return 0.0
     mean = sum(_uniform("exemplar", str(seed), example.id) for example in exemplars) / len(exemplars)
@@ -81,9 +81,10 @@ def exemplar_quality(exemplars: Sequence[Example], seed: int = 0) -> float:
 class SimulatedEngine:
     """An ``Engine`` whose answers follow from ``seed``, the prompt and the example alone.
 
-    P(correct) = 0.05 + 0.45 * instruction quality + 0.45 * exemplar quality; an example is answered correctly when
-    its difficulty, nine parts its own and one part of the pair's, lies below it. So better prompts solve a
-    superset, nearly, of what worse ones solve: paired comparisons tell more than independent ones, as in reality.
+    P(correct) = 0.05 + 0.45 * instruction quality + 0.45 * exemplar quality. An example is answered correctly when its
+    difficulty lies below that: nine tenths of the difficulty belong to the example, one tenth to the pair of prompt and
+    example. So a better prompt solves nearly all that a worse one solves, and paired comparisons tell more than
+    independent ones, as with real models.
     """
 
     def __init__(self, seed: int = 0, latency: Latency | None = None) -> None:
@@ -100,7 +101,7 @@ class SimulatedEngine:
         return Fingerprints(digest("simulated", str(self._seed)), Sampling().fingerprint, digest("simulated-template"))
 
     def probability(self, prompt: Prompt) -> float:
-        """P(correct) of ``prompt`` over all examples there could be: the optimum a test can compare with."""
+        """P(correct) of ``prompt`` over all examples there could be, for tests to compare with."""
         return (
             0.05
             + 0.45 * instruction_quality(prompt.instruction, self._seed)
@@ -155,7 +156,7 @@ class SimulatedEngine:
         return Status.WRONG, "#### wrong"
 
     def _length(self, prompt: Prompt, example: Example, text: str) -> int:
-        """Tokens of the answer; they depend on the latency model, its text and status do not."""
+        """Tokens of the answer. They depend on the latency model; the answer's text and status do not."""
         if not (self._server and (mean := self._server.latency.answer_tokens)):
             return _tokens(text)
         return max(1, round(mean * (0.5 + _uniform("length", str(self._seed), prompt.id, example.id))))
@@ -177,7 +178,7 @@ class Load:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """Requests that came together; ``cached``: how many of their prompt tokens came from the cache, one by one."""
+    """Requests that came together; ``cached``: for each, how many of its prompt tokens came from the cache."""
 
     unfinished: int
     done: asyncio.Future[list[int]]
@@ -187,8 +188,8 @@ class _Call:
 class _Server:
     """The ``Latency`` model as one chain of timers.
 
-    A clock counts decode steps: a request ends a fixed number of steps after its prefill, however many seconds these
-    take. So the ends lie in one heap, and a change of the batch changes nothing but the speed of the clock.
+    A clock counts decode steps. A request ends a fixed number of steps after its prefill, however many seconds the
+    steps take. So all ends lie in one heap, and when the batch changes, only the speed of the clock changes.
     """
 
     def __init__(self, latency: Latency) -> None:
@@ -198,11 +199,11 @@ class _Server:
         self._waiting: deque[tuple[Load, _Call]] = deque()
         self._prefilling: list[tuple[Load, _Call]] = []
         self._decoding: list[tuple[float, int, _Call]] = []  # a heap by the step of the end
-        self._order = itertools.count()  # between equal ends
-        self._time = 0.0  # of the event loop, up to which all is accounted for
-        self._step = 0.0  # of the decode clock, at ``_time``
-        self._due = 0.0  # when the next event is
-        self._timer: asyncio.TimerHandle | None = None  # to that; without one the engine is idle
+        self._order = itertools.count()  # which of two equal ends comes first
+        self._time = 0.0  # time of the event loop up to which ``busy_s`` and ``_step`` are right
+        self._step = 0.0  # what the decode clock shows at ``_time``
+        self._due = 0.0  # time of the next event
+        self._timer: asyncio.TimerHandle | None = None  # waits for the next event; without one the engine is idle
 
     async def serve(self, requests: list[Load]) -> list[int]:
         """Spend the time of one or more requests; the cached prompt tokens of each."""
@@ -244,7 +245,7 @@ class _Server:
         self._timer = asyncio.get_running_loop().call_at(self._due, self._event)
 
     def _look_up(self, request: Load, call: _Call) -> int:
-        """Prompt tokens to be computed: the first request of a prefix pays for it."""
+        """Prompt tokens to be computed: the first request with a prefix computes it for all."""
         call.cached.append(request.prefix if request.key in self.cached_prefixes else 0)
         self.cached_prefixes.add(request.key)
         return request.prefix - call.cached[-1] + request.new

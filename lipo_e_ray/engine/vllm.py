@@ -35,26 +35,29 @@ from lipo_e_ray.types import (
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# Set before vLLM is imported; what the user has set stays.
+# Environment variables that are set before vLLM is imported, unless the user has set them.
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, on the CPU only; unset, vLLM takes most of the machine's memory
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # unset, a core computes nothing: of two, that is 40% of the answers
     "TOKENIZERS_PARALLELISM": "false",
-    # An engine's processes are on one node. Unset, torch listens for them where the host's name points to, NCCL on the
-    # first network interface.
+    # An engine's processes are on one node. Without these two, torch would listen for them at the address of the host's
+    # name, and NCCL on the first network interface.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
-# Compiling takes longer than the demo. A prefix is cached in whole blocks: of 64 prompts with 8 exemplars the default
-# block of 128 tokens left 26% of the tokens to compute, 32 leaves 11%.
-# A seeded request whose prefill is cut in two kills the engine ("CPU Generator does not use offset", vllm 0.32).
+# Compiling the model would take longer than the demo. A prefix is cached in whole blocks: of 64 prompts with 8
+# exemplars, blocks of 128 tokens (the default) left 26% of the tokens to compute, blocks of 32 leave 11%. A seeded
+# request whose prefill is cut into chunks kills the engine ("CPU Generator does not use offset", vllm 0.32).
 CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
 
-# vLLM's processes outlive a parent that is killed. This one waits for the pipe from the parent to close, however the
-# parent ends, and then kills all processes that write to the same log as itself. It spares multiprocessing's resource
-# tracker, which then frees the shared memory.
+# Settings that vLLM's errors advise to change, and that are settings of this package under the same name.
+_SETTINGS = ("max_model_len", "gpu_memory_utilization", "max_num_seqs", "dtype")
+
+# vLLM's processes outlive a parent that is killed. The guard is a process that waits for the pipe from the parent to
+# close, which it does however the parent ends; then it kills all processes that write to the same log as itself. It
+# spares multiprocessing's resource tracker, which then frees the shared memory.
 GUARD = """
 import os, sys
 sys.stdin.buffer.read()
@@ -72,8 +75,8 @@ for pid in {*filter(str.isdigit, os.listdir("/proc"))} - {str(os.getpid())}:
 class VLLMEngine:
     """One model served by vLLM with prefix caching, on ``tensor_parallel`` GPUs, or the CPU where there is none.
 
-    The constructor loads the model and blocks while it does. Raises ``InputError`` for a model that cannot be
-    loaded, ``EngineError`` where memory is short (which may pass).
+    The constructor blocks while it loads the model. It raises ``InputError`` for a model that cannot be loaded, and
+    ``EngineError`` where memory is short, which may pass.
     """
 
     def __init__(self, model: ModelConfig, metric: Metric) -> None:
@@ -127,7 +130,7 @@ class VLLMEngine:
         )
 
     async def _complete(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """One request. Whatever is wrong with it alone is in ``error``; a dead engine raises ``EngineError``."""
+        """One request. ``error`` says what is wrong with it alone; a dead engine raises ``EngineError``."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMError
         from vllm.sampling_params import RequestOutputKind
@@ -212,7 +215,9 @@ def _load(model: ModelConfig, log: IO[str]) -> AsyncLLM:
     except (ImportError, OSError, ValueError, RuntimeError) as error:
         cause = (isinstance(error, RuntimeError) and root_cause(log)) or first_line(error)
         kind = EngineError if re.search(r"\bmemory\b", cause, re.IGNORECASE) else InputError
-        raise kind(f"model {model.name!r} cannot be loaded: {cause}") from error
+        named = [f"--set model.{name}" for name in _SETTINGS if name in cause]
+        flags = f" (the flags: {', '.join(named)})" if named else ""
+        raise kind(f"model {model.name!r} cannot be loaded: {cause}{flags}") from error
 
 
 def _async_llm(model: ModelConfig) -> AsyncLLM:
@@ -225,9 +230,9 @@ def _async_llm(model: ModelConfig) -> AsyncLLM:
 
 @contextmanager
 def output_to(log: IO[str]) -> Iterator[None]:
-    """Send what this process and the children it starts print to ``log``.
+    """Send to ``log`` what this process prints, and what the children print that it starts.
 
-    At the level of file descriptors: the reason why a model does not load is printed by the engine's process only.
+    This works on file descriptors, as only the engine's own process prints why a model does not load.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -245,7 +250,7 @@ def output_to(log: IO[str]) -> Iterator[None]:
 
 
 def root_cause(log: IO[str]) -> str:
-    """The first exception that the engine's processes printed: those after it only say that a process failed."""
+    """The first exception that the engine's processes printed; later ones only say that a process failed."""
     log.seek(0)
     found = re.search(
         r"^(?:\([^)]*\) ERROR [^\]]*\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", log.read(), re.MULTILINE

@@ -36,7 +36,7 @@ class Inversion:
 
 
 class Inverter(Protocol):
-    """Writes instructions for embeddings. Implementations inherit ``InverterContract`` in the tests."""
+    """Writes instructions for embeddings. Tests of one inherit ``testing.InverterContract``."""
 
     def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
         """For each of ``targets`` (q, e), unit length, new instructions whose embedding comes close, the best first.

@@ -1,12 +1,12 @@
 import asyncio
 
 import pytest
-from contract import CHATS, GREEDY, HOT, EngineContract
 
 from lipo_e_ray.engine.base import generation_key
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.store.ledger import Ledger
+from lipo_e_ray.testing import CHATS, GREEDY, HOT, EngineContract
 from lipo_e_ray.types import Completion, InputError, Outcome, Prompt, Sampling, Status
 
 PROMPT = Prompt("Solve the problem.")

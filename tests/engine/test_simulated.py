@@ -5,10 +5,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from contract import CHATS, EngineContract
 
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine, exemplar_quality, instruction_quality
 from lipo_e_ray.instructions.induction import clean_instruction
+from lipo_e_ray.testing import CHATS, EngineContract
 from lipo_e_ray.types import Example, Prompt, Sampling, Status
 
 EXAMPLES = tuple(Example(f"How much is {i}?", f"#### {i}") for i in range(400))

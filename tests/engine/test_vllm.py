@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from contract import CHATS, GREEDY, EngineContract
 
 from lipo_e_ray.config import ModelConfig
 from lipo_e_ray.engine import vllm as module
@@ -19,6 +18,7 @@ from lipo_e_ray.engine.model import ChatTokenizer, fingerprints
 from lipo_e_ray.engine.vllm import VLLMEngine
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.task.metrics import numeric
+from lipo_e_ray.testing import CHATS, GREEDY, EngineContract
 from lipo_e_ray.types import EngineError, InputError, Prompt, Sampling, Status
 from tests.conftest import DTYPE
 
@@ -171,6 +171,8 @@ def test_what_does_not_load_is_said_in_one_line(monkeypatch, text, kind, capfd):
 
 
 def test_vllms_own_checks_are_said_in_one_line():
-    with pytest.raises(InputError, match=r"cannot be loaded: .*max_model_len \(9999\) is greater than") as error:
+    with pytest.raises(
+        InputError, match=r"cannot be loaded: .*max_model_len \(9999\) .* \(the flags: --set model\.max_model_len\)$"
+    ) as error:
         VLLMEngine(ModelConfig(name="smollm2-135m", max_model_len=9999), numeric)
     assert len(str(error.value).splitlines()) == 1

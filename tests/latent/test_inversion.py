@@ -5,7 +5,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from inverter_contract import InverterContract
 
 from lipo_e_ray.engine.embedded import ENCODER, resolve_encoder
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
@@ -13,6 +12,7 @@ from lipo_e_ray.latent import inversion as module
 from lipo_e_ray.latent.clauses import words
 from lipo_e_ray.latent.encoder import TextEncoder
 from lipo_e_ray.latent.inversion import SearchInverter, identity, new_texts
+from lipo_e_ray.testing import InverterContract
 from lipo_e_ray.types import Completion, InputError
 
 POOL = [

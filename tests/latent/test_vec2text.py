@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from inverter_contract import InverterContract
 from safetensors.torch import load_file, save_file, save_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -16,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from lipo_e_ray.latent import vec2text as module
 from lipo_e_ray.latent.inverters import make_inverter
 from lipo_e_ray.latent.vec2text import CORRECTOR, INVERSION, Vec2TextInverter
+from lipo_e_ray.testing import InverterContract
 from lipo_e_ray.types import InputError
 
 pytestmark = pytest.mark.filterwarnings(
