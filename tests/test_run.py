@@ -1,7 +1,6 @@
 """The whole job on simulated engines: real Ray, Tune, VAE, GP, encoder and ledger; only the LLM is a formula."""
 
 import json
-import logging
 import signal
 import sqlite3
 import subprocess
@@ -197,22 +196,3 @@ def test_two_drivers_on_one_folder(finished):
 def test_latency_does_not_change_results():
     slow = SimulatedEngine(0, Latency(1e9, 0.0, 0.0, 4, 0))
     assert slow.fingerprints == SimulatedEngine().fingerprints
-
-
-def test_what_the_proposer_warns_of_is_in_the_run_folder(tmp_path, small_task):
-    from lipo_e_ray.inputs import Inputs
-    from lipo_e_ray.recipe import WARNINGS, ProposerRecipe
-
-    package = logging.getLogger("lipo_e_ray")
-    before = package.handlers[:]
-    try:
-        inputs = Inputs(small_task, {"Think.": "seed"}, spec())
-        ProposerRecipe(CONFIG, inputs, inputs.instructions, RunFolder(tmp_path), None)()
-        assert not (tmp_path / WARNINGS).exists()
-        logging.getLogger("lipo_e_ray.surrogate.gp").warning("GP fit on %d prompts failed", 5)
-    finally:
-        for handler in {*package.handlers} - {*before}:
-            package.removeHandler(handler)
-            handler.close()
-    (line,) = (tmp_path / WARNINGS).read_text().splitlines()
-    assert line.endswith(" GP fit on 5 prompts failed")
