@@ -12,6 +12,8 @@ from lipo_e_ray.report.analysis import read
 from lipo_e_ray.store.ledger import Ledger
 from tests.conftest import DTYPE
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(
     PROFILES["demo"],
     model=replace(PROFILES["demo"].model, max_tokens=32, dtype=DTYPE),

@@ -27,5 +27,5 @@ def test_what_the_proposer_warns_of_is_in_the_run_folder(tmp_path):
 
 def test_the_driver_that_makes_it_needs_no_torch():
     heavy = {"torch", "botorch", "sentence_transformers"}
-    code = f"import sys, lipo_e_ray.recipe; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, lipo_e_ray.job; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

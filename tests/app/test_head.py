@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 HEAD = (sys.executable, "-m", "lipo_e_ray.app.head")
 
 

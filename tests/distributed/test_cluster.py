@@ -20,6 +20,8 @@ import pytest
 from lipo_e_ray.service.service import CHUNK
 from lipo_e_ray.store.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 DRIVER = """
 import json, sys, time
 from pathlib import Path

@@ -170,6 +170,10 @@ class StubSlot:
     def answered(self):
         pass
 
+    @property
+    def running(self):
+        return self.actor
+
     def kill(self):
         self.actor = None
 

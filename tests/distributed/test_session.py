@@ -53,6 +53,7 @@ def test_signals_interrupt_and_handlers_are_given_back(number):
         signal.signal(number, before)
 
 
+@pytest.mark.slow
 def test_a_private_cluster_with_a_token_only_its_owner_reads():
     done = run_script(SCRIPT)
     assert done.stdout.splitlines() == 2 * ["0o600 42", "False False False"], done.stderr
@@ -84,6 +85,7 @@ def test_a_token_that_others_can_read_is_refused(monkeypatch, tmp_path, where, m
     assert check_address("127.0.0.1:1") == "127.0.0.1:1" and asked
 
 
+@pytest.mark.slow
 def test_sigterm_interrupts_a_driver_too():
     """Ray's own handler would end the process on the spot, with a stack trace of its own."""
     done = run_script(STOPPED)

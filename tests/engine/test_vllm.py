@@ -23,6 +23,7 @@ from lipo_e_ray.types import EngineError, InputError, Prompt, Sampling, Status
 from tests.conftest import DTYPE
 
 pytestmark = [
+    pytest.mark.slow,
     # Importing vLLM scripts functions of its own with torch.jit, which torch 2.13 deprecates.
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
     # vLLM leaves its ZeroMQ context to the garbage collector.

@@ -14,6 +14,7 @@ from lipo_e_ray.config import APEConfig, to_dict
 
 from .conftest import CONFIG, Driver, Harm, Run, alive, finish, processes, until
 
+pytestmark = pytest.mark.slow
 PATIENCE_S = 500
 
 

@@ -178,6 +178,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_beats_the_nearest_neighbour_on_real_embeddings(one_thread):
     try:
         encoder = TextEncoder(resolve_encoder(ENCODER))

@@ -8,6 +8,7 @@ from benchmarks.costs.overhead_memory import Size
 from benchmarks.costs.synthetic_search import HashEncoder, instruction_texts
 from lipo_e_ray.config import ProposalConfig
 
+pytestmark = pytest.mark.slow
 TINY = Size(prompts=14, outcomes=6, instructions=20, pool=60, epochs=1)
 
 

@@ -15,6 +15,7 @@ from benchmarks.recorded.tables import Grid
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.store.ledger import Ledger
 
+pytestmark = pytest.mark.slow
 INSTRUCTIONS = ("Solve the problem.", "Read it, then answer slowly.", "Write the number only.", "Think.")
 
 
