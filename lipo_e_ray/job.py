@@ -88,7 +88,7 @@ def evaluate_best(
     with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
         job = _Job(config, folder, inputs, listener)
         with job.service() as service:
-            request = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
+            request: Any = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
             evaluation: Evaluation = slow_result(request, service, f"the best prompt on {split}")
     return evaluation
 

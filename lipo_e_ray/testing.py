@@ -25,7 +25,8 @@ import pytest
 
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.instructions.induction import clean_instruction
-from lipo_e_ray.latent.inversion import Encoder, Inverter, identity
+from lipo_e_ray.latent.encoder import Encoder
+from lipo_e_ray.latent.inversion import Inverter, identity
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.types import Example, Fingerprints, Outcome, Prompt, Sampling, Status
 

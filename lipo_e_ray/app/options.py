@@ -61,7 +61,7 @@ def _parameters() -> dict[str, inspect.Parameter]:
     }
     for key, (kind, text) in _HELP.items():
         flag = "--use-ape/--no-use-ape" if key == "ape.use" else FLAGS[key]
-        annotations[_name(key)] = Annotated[kind | None, typer.Option(flag, help=text)]  # type: ignore[valid-type]
+        annotations[_name(key)] = Annotated[kind | None, typer.Option(flag, help=text)]
     return {
         name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         for name, annotation in annotations.items()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -50,7 +52,7 @@ class Driver:
     def folder(self) -> str:
         return str(self._folder)
 
-    def prepare(self, config: dict, files: dict[str, bytes]) -> None:
+    def prepare(self, config: dict[str, Any], files: dict[str, bytes]) -> None:
         """Write the run's ``files``; make the folder that of ``config``, whose relative paths they are."""
         inputs = self._folder / "inputs"
         for name, content in files.items():
@@ -75,12 +77,13 @@ class Driver:
 
     def line(self) -> str:
         """The next line the process prints; empty after the last."""
-        return self._process.stdout.readline()
+        output = cast(IO[str], self._process.stdout)
+        return output.readline()
 
     def stop(self) -> None:
         """Let the process end as on Ctrl-C."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            cast(IO[str], self._process.stdin).close()
 
     def ended(self) -> tuple[int, dict[str, bytes]]:
         """The process's exit status, and the results that lie in the folder."""
@@ -101,7 +104,7 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
     files = shipped(config) if config else {}
     name = _name(folder, address, new=config is not None)
     with signals_interrupt(), _client(address):
-        driver = (
+        driver: ActorHandle[Any] = (
             ray.remote(Driver)
             .options(num_cpus=0, max_concurrency=2, resources={"node:__internal_head__": 0.001})
             .remote(name, lipo_e_ray.__version__)
@@ -187,7 +190,7 @@ def _client(address: str) -> Iterator[None]:
     """A connection of Ray Client. Its server on the head dies at the start now and then (ray 2.60): try again."""
     for attempt in range(CONNECT_ATTEMPTS):
         try:
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             break
         except (ConnectionError, RuntimeError) as error:
             if attempt + 1 == CONNECT_ATTEMPTS or not isinstance(error, ConnectionAbortedError):
@@ -201,10 +204,10 @@ def _client(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _follow(driver: ActorHandle, there: str, folder: Path) -> int:
+def _follow(driver: ActorHandle[Any], there: str, folder: Path) -> int:
     """Print what the driver prints, under the names that things have here; fetch its results; its exit status."""
     interrupted = told = False
-    line = driver.line.remote()
+    line: Any = driver.line.remote()
     while True:
         try:
             if not (text := result(line, "the driver on the head node", SILENCE_S)):
