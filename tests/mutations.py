@@ -318,7 +318,7 @@ def bad_structure() -> Iterator[Case]:
     sections = [key for key, value in CONFIG.items() if isinstance(value, dict)]
     for section in sections:
         for name, value in {"null": None, "list": [], "number": 0, "string": "x", "true": True}.items():
-            yield Case(f"{section} is {name}", changed(section, value), "Config: expected an object")
+            yield Case(f"{section} is {name}", changed(section, value), "expected an object of settings")
         yield Case(f"{section} unknown", changed(f"{section}.nmae", 1), "unknown key 'nmae'")
     yield Case("unknown", changed("sede", 0), "unknown key 'sede'")
     yield Case("long unknown", changed("k" * 100_000, 0), "unknown key 'kkk")
@@ -347,7 +347,7 @@ def bad_structure() -> Iterator[Case]:
         yield Case(
             f"all {value!r:.5}",
             lambda folder, _, value=value: (folder / "config.json").write_text(json.dumps(value)),
-            "RunConfig: expected an object",
+            "the configuration: expected an object of settings",
         )
     yield Case("none", spoilt_file("config.json", Path.unlink), "config.json")
     yield Case("folder", spoilt_file("config.json", a_folder), "config.json")

@@ -104,7 +104,7 @@ def run_remotely(address: str, folder: Path, command: str, options: list[str], c
     files = shipped(config) if config else {}
     name = _name(folder, address, new=config is not None)
     with signals_interrupt(), _client(address):
-        driver: ActorHandle[Any] = (
+        driver: Any = (
             ray.remote(Driver)
             .options(num_cpus=0, max_concurrency=2, resources={"node:__internal_head__": 0.001})
             .remote(name, lipo_e_ray.__version__)
