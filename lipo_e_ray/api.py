@@ -156,7 +156,7 @@ def plan(
     """The schedule of ``optimize`` with the same arguments, and what it costs; nothing is paid or written."""
     check_install()
     run_config, given = _assemble(task, model, max_llm_calls, engine, metric, profile, config)
-    return make_plan(run_config, job.load(run_config, RunFolder(Path()), given))
+    return make_plan(run_config, job.prepare(run_config, RunFolder(Path()), given))
 
 
 def load(folder: str | Path) -> Result:

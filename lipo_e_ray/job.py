@@ -54,7 +54,7 @@ class Given:
     engine: EngineSpec | None = None
 
 
-def load(config: RunConfig, folder: RunFolder, given: Given) -> Inputs:
+def prepare(config: RunConfig, folder: RunFolder, given: Given) -> Inputs:
     """See ``load_inputs``; paths that ``config`` gives relative to the run folder are found there."""
     return load_inputs(folder.with_its_paths(config), given.engine, given.task, given.metric)
 
@@ -66,7 +66,7 @@ def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Give
     whatever was paid for by then is in the ledger.
     """
     listener(Message(f"task {config.task.name}, model {config.model.name}: loading and checking"))
-    inputs = load(config, folder, given)
+    inputs = prepare(config, folder, given)
     for note in inputs.notes:
         listener(Message(note))
     try:
@@ -84,7 +84,7 @@ def evaluate_best(
     best = read_folder(folder).best
     if best is None:
         raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
-    inputs = load(config, folder, given)
+    inputs = prepare(config, folder, given)
     with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
         job = _Job(config, folder, inputs, listener)
         with job.service() as service:

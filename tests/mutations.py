@@ -319,9 +319,9 @@ def bad_structure() -> Iterator[Case]:
     for section in sections:
         for name, value in {"null": None, "list": [], "number": 0, "string": "x", "true": True}.items():
             yield Case(f"{section} is {name}", changed(section, value), "expected an object of settings")
-        yield Case(f"{section} unknown", changed(f"{section}.nmae", 1), "unknown key 'nmae'")
-    yield Case("unknown", changed("sede", 0), "unknown key 'sede'")
-    yield Case("long unknown", changed("k" * 100_000, 0), "unknown key 'kkk")
+        yield Case(f"{section} unknown", changed(f"{section}.nmae", 1), f"unknown setting '{section}.nmae'")
+    yield Case("unknown", changed("sede", 0), "unknown setting 'sede'")
+    yield Case("long unknown", changed("k" * 100_000, 0), "unknown setting 'kkk")
     text = json.dumps(CONFIG)
     for i in range(12):
         yield Case(

@@ -22,7 +22,7 @@ PACKAGE = Path(lipo_e_ray.__file__).parent
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")])
 PICKLES = {"pickle", "cloudpickle", "_pickle", "dill", "joblib", "shelve", "marshal"}
 LOADERS = {"load", "loads", "read_pickle", "restore", "unsafe_load", "full_load"}
-SAFE = {"json", "OutcomeTable"}  # the benchmarks' own class, on safetensors
+SAFE = {"json", "tomllib", "OutcomeTable"}  # the benchmarks' own class, on safetensors
 
 
 def called(node: ast.Call) -> tuple[str, str]:
