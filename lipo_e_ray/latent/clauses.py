@@ -227,10 +227,10 @@ def repeats_itself(text: str) -> bool:
 
 
 class Phrasebook:
-    """Cuts texts into clauses and recombines them. ``known``: the texts whose sentences teach it the imperatives."""
+    """Cuts texts into clauses and recombines them. It learns which words are imperatives from ``texts``."""
 
-    def __init__(self, known: Iterable[str]) -> None:
-        starts = (words(_ORDER.sub("", sentence, 1))[:1] for text in known for sentence in _SENTENCE_END.split(text))
+    def __init__(self, texts: Iterable[str]) -> None:
+        starts = (words(_ORDER.sub("", sentence, 1))[:1] for text in texts for sentence in _SENTENCE_END.split(text))
         self._verbs = (_VERBS | {start[0] for start in starts if start}) - _NOT_VERBS
 
     def parse(self, text: str) -> tuple[Sentence, ...]:

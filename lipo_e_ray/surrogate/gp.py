@@ -181,7 +181,7 @@ class JointPromptGP:
         return self._posterior, transform.means.squeeze(), transform.stdvs.squeeze()
 
     def _condition(self, z: Tensor) -> str:
-        """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
+        """Freeze the hyperparameters and compute once what every prediction needs; why that failed, empty if not."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
         try:
             self._posterior = Posterior(
