@@ -26,7 +26,7 @@ from lipo_e_ray.types import Proposal, Request
 
 RUNGS = 8
 BRACKETS = 20  # in Tune's run, of 8 rungs of one prompt and one example each: next to nothing to evaluate
-PROMPTS, EXAMPLES = 20, 512  # in the service's
+PROMPTS, EXAMPLES = 20, 512  # evaluated by the service alone
 
 
 class InstantProposer:

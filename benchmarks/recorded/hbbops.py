@@ -21,7 +21,7 @@ from lipo_e_ray.search.replay import run_search
 from lipo_e_ray.types import Evaluation, Origin, Prompt, Proposal, Request
 
 MIN_OBSERVED = 4  # at one fidelity, before a GP is fitted to it
-RANDOM = 0.1
+RANDOM = 0.1  # share of proposals
 
 
 def _log_ei(x: np.ndarray, rows: list[int], errors: list[float], rng: np.random.Generator) -> np.ndarray:
@@ -44,7 +44,7 @@ def hbbops(oracle: Oracle, seed: int) -> None:
     fitted: dict[tuple[int, int], np.ndarray] = {}  # level and observations there: the same data gives the same GP
 
     def propose_one(taken: set[int]) -> int:
-        levels = [n for n, of_level in observed.items() if len(of_level) >= MIN_OBSERVED]
+        levels = [n for n, errors in observed.items() if len(errors) >= MIN_OBSERVED]
         free = [i for i in range(len(x)) if i not in taken]
         if not levels or rng.random() < RANDOM:
             return int(rng.choice(free))

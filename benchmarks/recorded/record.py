@@ -46,9 +46,9 @@ def grid_prompts(grid: Grid, task: Task) -> list[Prompt]:
 def unrecorded(ledger: Ledger, prompts: Sequence[Prompt], task: Task) -> Iterator[tuple[Prompt, str, list[Example]]]:
     """Chunks that are still to be asked: prompt, split, examples."""
     for prompt in prompts:
-        known = ledger.outcomes(prompt.id)
+        answered = ledger.outcomes(prompt.id)
         for split, examples in (("validation", task.validation), ("test", task.test)):
-            left = [example for example in examples if example.id not in known]
+            left = [example for example in examples if example.id not in answered]
             for start in range(0, len(left), CHUNK):
                 yield prompt, split, left[start : start + CHUNK]
 
@@ -91,18 +91,18 @@ def take_over(table: OutcomeTable, ledger: Ledger, grid: Grid, fingerprints: Fin
     Raises ``InputError`` for a table of another grid, model, template or sampling.
     """
     common = min(len(table.grid.instructions), len(grid.instructions))
-    theirs, ours = (replace(one, instructions=one.instructions[:common]) for one in (table.grid, grid))
+    theirs, ours = (replace(whole, instructions=whole.instructions[:common]) for whole in (table.grid, grid))
     if (theirs, table.fingerprints) != (ours, fingerprints):
         raise InputError(
             f"{grid.name}: expected the table that is there to have the same grid, model, dtype, template "
             "and sampling as this recording, it has not; move the table away to record another"
         )
     for stand_in, prompt in zip(table.prompts, grid_prompts(ours, task), strict=False):  # instruction by instruction
-        known = ledger.outcomes(prompt.id)
+        answered = ledger.outcomes(prompt.id)
         told = iter(table.outcomes(stand_in.id).values())
         for split, ids in (("validation", grid.validation), ("test", grid.test)):
             outcomes = [replace(next(told), prompt_id=prompt.id, example_id=example_id) for example_id in ids]
-            if new := [outcome for outcome in outcomes if outcome.example_id not in known]:
+            if new := [outcome for outcome in outcomes if outcome.example_id not in answered]:
                 ledger.record_prompt(prompt)
                 ledger.record_outcomes(split, new)
 
@@ -111,13 +111,13 @@ def make_table(ledger: Ledger, grid: Grid, task: Task, encoder: TextEncoder) -> 
     """The table of a complete ledger. Raises ``InputError`` for one with holes."""
     examples, statuses = [*task.validation, *task.test], []
     for prompt in grid_prompts(grid, task):
-        known = ledger.outcomes(prompt.id)
-        if missing := sum(example.id not in known for example in examples):
+        answered = ledger.outcomes(prompt.id)
+        if missing := sum(example.id not in answered for example in examples):
             raise InputError(
                 f"{grid.name}: expected {len(examples)} answers to each prompt, {missing} of one are "
                 "missing; run the same command again"
             )
-        statuses.append([known[example.id].status for example in examples])
+        statuses.append([answered[example.id].status for example in examples])
     shape = (len(grid.instructions), len(grid.exemplar_sets), len(examples))
     correct, unparseable = (
         np.array([[s is wanted for s in row] for row in statuses]).reshape(shape)

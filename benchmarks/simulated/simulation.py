@@ -25,7 +25,7 @@ from lipo_e_ray.service.service import EvaluationService
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Request, RungResult, Sampling
 
-IN_FLIGHT = 2  # times ``max_num_seqs``, as in ``run.py``
+IN_FLIGHT = 2  # examples sent to an engine at a time, in units of its ``max_num_seqs``, as in ``run.py``
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Job:
         return self.makespan_s / self.lower_bound_s
 
     def even_bound_s(self, latency: Latency) -> float:
-        """The same bound where a batch costs what it costs: both parts of ``lower_bound_s`` cannot hold at once.
+        """A higher lower bound: it takes work and path from batches of the same size.
 
-        The work is cheap in full batches, the path is short in empty ones. Here all work is done in batches of one
-        size, on all engines, and the size is the best there is.
+        ``lower_bound_s`` counts the work as done in full batches, where it is cheapest, and the path as done in batches
+        of one request, where it is shortest. Here all work is done in batches of one size, whichever is best.
         """
 
         def bound(batch: int) -> float:
@@ -236,16 +236,16 @@ def _job(
     pool: LocalPool,
     rungs: Sequence[RungResult],
 ) -> Job:
-    outcomes = [outcome for of_prompt in pool.outcomes.values() for outcome in of_prompt]
-    prefix = {prompt_id: max(o.cached_tokens for o in of_prompt) for prompt_id, of_prompt in pool.outcomes.items()}
+    outcomes = [outcome for answers in pool.outcomes.values() for outcome in answers]
+    prefix = {prompt_id: max(o.cached_tokens for o in answers) for prompt_id, answers in pool.outcomes.items()}
     work = sum(latency.work(o.prompt_tokens - prefix[o.prompt_id], o.completion_tokens) for o in outcomes)
     work += sum(latency.work(tokens, 0) for tokens in prefix.values())
 
     def seconds(prompt_id: str, fidelity: int, below: int) -> float:
-        of_rung = sorted(pool.outcomes[prompt_id], key=lambda o: order[o.example_id])[below:fidelity]
+        answers = sorted(pool.outcomes[prompt_id], key=lambda o: order[o.example_id])[below:fidelity]
         first = 0 if below else prefix[prompt_id]
         return max(
-            (latency.alone(o.prompt_tokens - prefix[prompt_id] + first, o.completion_tokens) for o in of_rung),
+            (latency.alone(o.prompt_tokens - prefix[prompt_id] + first, o.completion_tokens) for o in answers),
             default=0.0,
         )
 

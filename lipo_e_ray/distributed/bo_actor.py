@@ -1,4 +1,4 @@
-"""The actor that owns GP and VAE: proposes a bracket's prompts, once; and its place, where a new one replaces it."""
+"""``BOActor`` owns GP and VAE and proposes each bracket's prompts, once; ``BOSlot`` replaces it when it breaks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 from lipo_e_ray.distributed.calls import cause_of, reason_of, result, slow_result
 from lipo_e_ray.types import EngineError, Proposal, Request
 
-MAX_DEATHS = 3  # without an answer in between: then the run ends
-PROPOSAL_TIMEOUT_S = 3600.0  # the first ones may wait for the VAE's training
+MAX_DEATHS = 3  # of actors with no answer in between; then the run ends
+PROPOSAL_TIMEOUT_S = 3600.0  # of one batch; the first one may wait for the VAE's training
 
 
 class Proposer(Protocol):
@@ -53,7 +53,7 @@ class BOActor:
         proposals = self._build().propose(request)
         recording = self._service.record_proposals.remote(request.bracket, proposals)
         slow_result(recording, self._service, "the record of proposals")
-        if request.stage == "seeds":  # while they race there is time
+        if request.stage == "seeds":  # their race leaves time to train the VAE
             ray.get_runtime_context().current_actor.prepare.remote()
         return proposals
 
@@ -64,8 +64,9 @@ class BOActor:
 
 
 class BOSlot:
-    """The BO actor's place, as ``EngineSlot`` is an engine's: an actor that dies or hangs is killed, and a new one is
-    asked the same. It answers the same: proposals are a function of the seed and of what was observed.
+    """Holds a BO actor, and starts another one when it dies or hangs, as ``EngineSlot`` does for an engine.
+
+    The new actor is asked the same and answers the same: proposals are a function of the seed and the observations.
     """
 
     def __init__(self, make_actor: Callable[[], ActorHandle[Any]]) -> None:
@@ -103,7 +104,7 @@ class BOSlot:
         ray.get(self.actor.prepare.remote())
 
     def waiting(self) -> str:
-        """In words, for whom the search may be waiting; empty when nothing was asked."""
+        """What the search may be waiting for, in words; empty when nothing was asked."""
         return f"proposals asked for {time.monotonic() - self._asked:.0f} s ago" if self._pending else ""
 
     def close(self) -> None:

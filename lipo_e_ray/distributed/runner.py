@@ -24,10 +24,10 @@ from lipo_e_ray.distributed.trainable import BracketTrial
 from lipo_e_ray.search.hyperband import Hyperband, Position
 from lipo_e_ray.types import RungResult
 
-TRIAL_DEATHS = 3  # of one trial's processes, after which it is started again
-MAX_TRIALS = 1000  # no limit: the schedule has one
+TRIAL_DEATHS = 3  # times that a trial whose process died is started again
+MAX_TRIALS = 1000  # at a time; in effect no limit, since the schedule has one
 ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box even at verbose=0; the old one see _Silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a box even at verbose=0; _Silent silences the old one
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own swallows the first Ctrl-C and waits for running trials
@@ -58,11 +58,11 @@ def tune_search(
     on_event: Callable[[Position], object] = lambda position: None,
     on_start: Callable[[Callable[[], str]], object] = lambda waiting: None,
 ) -> None:
-    """Walk ``hyperband`` to its end; all that it waits for at a time is evaluated side by side.
+    """Walk ``hyperband`` to its end; whatever it waits for at the same time is evaluated side by side.
 
     ``storage``: the run folder; Tune's own files live in a temporary folder in it. ``on_event`` is called, in this
-    thread, when proposals have come and when a rung is complete. ``on_start`` is given, before all that, what says for
-    any thread whom the search may be waiting for, besides engines.
+    thread, when proposals have come and when a rung is complete. ``on_start`` is called before all that, with a
+    function that tells any thread what the search waits for besides engines.
 
     Raises what an evaluation or the proposer raised (``EngineError``, ``InputError``), and ``KeyboardInterrupt``.
     """

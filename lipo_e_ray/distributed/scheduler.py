@@ -38,7 +38,7 @@ class BracketScheduler(TrialScheduler):
         self._actors_kept = False
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Register the trial, and let go of what was kept alive until it came."""
+        """Register the trial, and stop the one that was kept alive until it came."""
         self._trials[trial.config["bracket"]] = trial
         self._stop_over(tune_controller)
         if not self._actors_kept:
@@ -46,7 +46,7 @@ class BracketScheduler(TrialScheduler):
             self._actors_kept = True
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Tell the walk; pause the trial without a checkpoint, or stop it when its bracket is over."""
+        """Tell ``Hyperband``; pause the trial without a checkpoint, or stop it when its bracket is over."""
         if error := result.get("error"):
             self.failed = error
             return TrialScheduler.STOP

@@ -1,4 +1,4 @@
-"""Tune's ``Searcher``: turns the walk's proposals into trials, one bracket each."""
+"""Tune's ``Searcher``: turns proposals into trials, one for each bracket."""
 
 from __future__ import annotations
 

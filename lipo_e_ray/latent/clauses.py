@@ -15,148 +15,23 @@ from typing import Literal
 
 Kind = Literal["opener", "main", "tail", "whole"]
 
-_VERBS = frozenset(
-    [
-        "add",
-        "always",
-        "answer",
-        "apply",
-        "avoid",
-        "be",
-        "break",
-        "calculate",
-        "check",
-        "choose",
-        "compare",
-        "compute",
-        "consider",
-        "convert",
-        "count",
-        "decide",
-        "describe",
-        "determine",
-        "do",
-        "don't",
-        "end",
-        "ensure",
-        "explain",
-        "express",
-        "find",
-        "finish",
-        "follow",
-        "give",
-        "identify",
-        "include",
-        "keep",
-        "list",
-        "look",
-        "make",
-        "mark",
-        "note",
-        "pay",
-        "provide",
-        "put",
-        "read",
-        "reply",
-        "report",
-        "restate",
-        "return",
-        "round",
-        "say",
-        "set",
-        "show",
-        "solve",
-        "start",
-        "state",
-        "subtract",
-        "take",
-        "tell",
-        "think",
-        "translate",
-        "treat",
-        "try",
-        "underline",
-        "update",
-        "use",
-        "verify",
-        "work",
-        "write",
-    ]
-)
-_OPENERS = frozenset(
-    [
-        "after",
-        "as",
-        "based",
-        "before",
-        "by",
-        "for",
-        "from",
-        "given",
-        "if",
-        "in",
-        "instead",
-        "on",
-        "once",
-        "starting",
-        "to",
-        "unless",
-        "using",
-        "when",
-        "where",
-        "while",
-        "with",
-        "without",
-    ]
-)
-_NOT_VERBS = _OPENERS | frozenset(
-    [
-        "a",
-        "all",
-        "an",
-        "and",
-        "any",
-        "are",
-        "below",
-        "each",
-        "every",
-        "everything",
-        "he",
-        "here",
-        "how",
-        "i",
-        "is",
-        "it",
-        "its",
-        "let's",
-        "like",
-        "my",
-        "no",
-        "not",
-        "of",
-        "one",
-        "or",
-        "our",
-        "she",
-        "so",
-        "that",
-        "the",
-        "their",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "we",
-        "what",
-        "which",
-        "who",
-        "why",
-        "will",
-        "you",
-        "your",
-    ]
-)
+_VERBS = frozenset([
+    "add", "always", "answer", "apply", "avoid", "be", "break", "calculate", "check", "choose", "compare", "compute",
+    "consider", "convert", "count", "decide", "describe", "determine", "do", "don't", "end", "ensure", "explain",
+    "express", "find", "finish", "follow", "give", "identify", "include", "keep", "list", "look", "make", "mark",
+    "note", "pay", "provide", "put", "read", "reply", "report", "restate", "return", "round", "say", "set", "show",
+    "solve", "start", "state", "subtract", "take", "tell", "think", "translate", "treat", "try", "underline",
+    "update", "use", "verify", "work", "write",
+])  # fmt: skip
+_OPENERS = frozenset([
+    "after", "as", "based", "before", "by", "for", "from", "given", "if", "in", "instead", "on", "once", "starting",
+    "to", "unless", "using", "when", "where", "while", "with", "without",
+])  # fmt: skip
+_NOT_VERBS = _OPENERS | frozenset([
+    "a", "all", "an", "and", "any", "are", "below", "each", "every", "everything", "he", "here", "how", "i", "is",
+    "it", "its", "let's", "like", "my", "no", "not", "of", "one", "or", "our", "she", "so", "that", "the", "their",
+    "there", "these", "they", "this", "those", "we", "what", "which", "who", "why", "will", "you", "your",
+])  # fmt: skip
 _ORDER = re.compile(r"(?:first|then|next|finally|also),?\s+", re.IGNORECASE)
 _TAIL = re.compile(
     r"(?:so that|so|before|after|when|while|if|unless|using|without|instead of|based on|because|until|step by step"
@@ -164,42 +39,15 @@ _TAIL = re.compile(
     re.IGNORECASE,
 )
 _JOINT = re.compile(rf",?\s+(?:and then|and|then|but)\s+|,\s+|\s+(?={_TAIL.pattern})", re.IGNORECASE)
-_ADJECTIVES = frozenset(["clear", "complete", "correct", "direct", "double", "separate"])  # after a comma, not verbs
+_ADJECTIVES = frozenset([
+    "clear", "complete", "correct", "direct", "double", "separate",
+])  # fmt: skip  # after a comma, not verbs
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 _WORD = re.compile(r"[^\s,.;:!?\"()]+")
-_COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "answer",
-        "as",
-        "at",
-        "by",
-        "each",
-        "for",
-        "if",
-        "in",
-        "is",
-        "it",
-        "number",
-        "of",
-        "on",
-        "or",
-        "problem",
-        "question",
-        "so",
-        "step",
-        "that",
-        "the",
-        "then",
-        "this",
-        "to",
-        "with",
-        "you",
-        "your",
-    ]
-)
+_COMMON = frozenset([
+    "a", "an", "and", "answer", "as", "at", "by", "each", "for", "if", "in", "is", "it", "number", "of", "on", "or",
+    "problem", "question", "so", "step", "that", "the", "then", "this", "to", "with", "you", "your",
+])  # fmt: skip
 MAX_SENTENCES, MAX_MAINS, MAX_TAILS = 3, 3, 2
 
 
@@ -227,10 +75,10 @@ def repeats_itself(text: str) -> bool:
 
 
 class Phrasebook:
-    """Cuts texts into clauses and recombines them. ``known``: the texts whose sentences teach it the imperatives."""
+    """Cuts texts into clauses and recombines them. It learns which words are imperatives from ``texts``."""
 
-    def __init__(self, known: Iterable[str]) -> None:
-        starts = (words(_ORDER.sub("", sentence, 1))[:1] for text in known for sentence in _SENTENCE_END.split(text))
+    def __init__(self, texts: Iterable[str]) -> None:
+        starts = (words(_ORDER.sub("", sentence, 1))[:1] for text in texts for sentence in _SENTENCE_END.split(text))
         self._verbs = (_VERBS | {start[0] for start in starts if start}) - _NOT_VERBS
 
     def parse(self, text: str) -> tuple[Sentence, ...]:

@@ -18,12 +18,12 @@ BEAM = 8  # texts that are kept, recombined further and given back
 DONORS = 12  # nearest known texts whose clauses are used
 WIDTH = 64  # texts encoded per target and round
 ROUNDS = 6  # rounds of one climb; it ends earlier when the cosine no longer rises
-MIN_RISE = 1e-3  # in cosine
+MIN_RISE = 1e-3  # in cosine; a climb that rises by less ends
 REWRITES = 2  # times that the LLM is asked per target, 4 requests each
 MAX_REQUESTS = 4 * REWRITES  # LLM calls that a target can cost
-MAX_WORDS = 40
-PRICE = 0.003  # cosine that a word must earn: without it the climb pads texts with clauses that mean nothing
-RIDGE = 0.3
+MAX_WORDS = 40  # of a text
+PRICE = 0.003  # in cosine, for each word: without it the climb pads texts with clauses that mean nothing
+RIDGE = 0.3  # regularisation of the guide
 TRAINED_ON = 128  # nearest known texts that the guide is fitted on, beside all that were encoded for the target
 
 
@@ -38,10 +38,10 @@ class Inversion:
 class Inverter(Protocol):
     """Writes instructions for embeddings. Tests of one inherit ``testing.InverterContract``."""
 
-    def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
+    def invert(self, targets: np.ndarray, known_texts: Sequence[str], seed: int) -> list[list[Inversion]]:
         """For each of ``targets`` (q, e), unit length, new instructions whose embedding comes close, the best first.
 
-        "New": equal to no text of ``known`` (case, spaces and final punctuation aside). Each passes
+        "New": equal to no text of ``known_texts`` (case, spaces and final punctuation aside). Each passes
         ``clean_instruction``. A list may be empty. The same arguments give the same lists.
         """
         ...
@@ -52,9 +52,9 @@ def identity(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".!?;: ")
 
 
-def new_texts(candidates: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+def new_texts(candidates: Iterable[str], known_texts: Iterable[str]) -> Iterator[str]:
     """Those of ``candidates``, in their order, that may be given back: clean, not known, one per identity."""
-    taken = {identity(text) for text in known}
+    taken = {identity(text) for text in known_texts}
     for text in candidates:
         if identity(text) not in taken and clean_instruction(text) == text:
             taken.add(identity(text))
@@ -77,14 +77,14 @@ class SearchInverter:
         self._encoder = encoder
         self._generate = generate
 
-    def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
+    def invert(self, targets: np.ndarray, known_texts: Sequence[str], seed: int) -> list[list[Inversion]]:
         """See ``Inverter.invert``."""
-        known = list(dict.fromkeys(known))
-        if not known or not len(targets):
+        known_texts = list(dict.fromkeys(known_texts))
+        if not known_texts or not len(targets):
             return [[] for _ in targets]
-        embeddings = self._encoder.encode(known)
-        book = Phrasebook(known)
-        climbs = [_Climb(target, known, embeddings, book) for target in np.asarray(targets)]
+        embeddings = self._encoder.encode(known_texts)
+        book = Phrasebook(known_texts)
+        climbs = [_Climb(target, known_texts, embeddings, book) for target in np.asarray(targets)]
         self._climb(climbs)
         for turn in range(REWRITES):
             self._climb(self._rewrite(climbs, book, seed, turn))
@@ -130,12 +130,14 @@ class SearchInverter:
 class _Climb:
     """One target: the texts seen so far with their cosines, and what to try next."""
 
-    def __init__(self, target: np.ndarray, known: Sequence[str], embeddings: np.ndarray, book: Phrasebook) -> None:
-        self._target, self._known, self._book = target, known, book
+    def __init__(
+        self, target: np.ndarray, known_texts: Sequence[str], embeddings: np.ndarray, book: Phrasebook
+    ) -> None:
+        self._target, self._known_texts, self._book = target, known_texts, book
         cosines = embeddings @ target
-        nearest = np.lexsort((known, -cosines.round(5)))[:TRAINED_ON]
-        self._seen = {known[i]: float(cosines[i]) for i in nearest}
-        self._donors = [known[i] for i in nearest[:DONORS]]
+        nearest = np.lexsort((known_texts, -cosines.round(5)))[:TRAINED_ON]
+        self._seen = {known_texts[i]: float(cosines[i]) for i in nearest}
+        self._donors = [known_texts[i] for i in nearest[:DONORS]]
         self._expanded: set[str] = set()
 
     def _ranked(self) -> list[str]:
@@ -145,7 +147,7 @@ class _Climb:
     @property
     def best(self) -> list[Inversion]:
         """The ``BEAM`` new texts that rank first, by cosine."""
-        chosen = islice(new_texts(self._ranked(), self._known), BEAM)
+        chosen = islice(new_texts(self._ranked(), self._known_texts), BEAM)
         return sorted((Inversion(text, self._seen[text]) for text in chosen), key=lambda found: -found.cosine)
 
     @property

@@ -14,9 +14,9 @@ from lipo_e_ray.latent.encoder import Encoder, example_text
 from lipo_e_ray.latent.vae import SLOTS, StructureAwareVAE
 from lipo_e_ray.types import Example, Prompt
 
-INVERSION_STEPS = 60
-INVERSION_RATE = 0.05  # in units of z, whose prior has a standard deviation of 1
-INVERTED_TOGETHER = 32  # prompts; with a pool of 6154, 500 at once took 530 MiB more and half as long again
+INVERSION_STEPS = 60  # gradient steps of one inversion
+INVERSION_RATE = 0.05  # of Adam, in units of z, whose prior has a standard deviation of 1
+INVERTED_TOGETHER = 32  # prompts of one batch; with a pool of 6154, 500 took 530 MiB more and 1.5 times as long
 
 
 class LatentSpace:
@@ -76,7 +76,7 @@ class LatentSpace:
             return self._vae.reconstruction(z, *self._targets(prompts), self._features).total
 
     def invert(self, prompts: Sequence[Prompt], steps: int = INVERSION_STEPS) -> Tensor:
-        """z (b, d) with decode(z) as near to the prompts as ``steps`` of gradient bring it, at worst encode's.
+        """z (b, d), found by ``steps`` of gradient from ``encode``'s, with decode(z) as near to the prompts as can be.
 
         Chu et al. 2024, "Inversion-Based Latent Bayesian Optimization": the decoder stays as it is and no LLM is asked.
         Each prompt is inverted once; a later call gives the same z.

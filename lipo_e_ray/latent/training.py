@@ -26,12 +26,12 @@ from lipo_e_ray.types import Example, InputError, digest
 logger = logging.getLogger(__name__)
 
 VERSION = "1"  # of model and training: raise it when an old checkpoint must not be used any more
-VALIDATION_SETS = 128
+VALIDATION_SETS = 128  # pairs that the validation loss is measured on
 CHOICES = 1024  # exemplars of the pool that a batch draws its sets from and its slots choose among
 MIXED, NOISE = 0.7, 0.3  # share of mixed instructions; length of the noise on them, in unit embeddings
 MIN_GAIN = 2e-3  # relative: what the validation loss must fall by to count as better
-WARM_UP = 50  # steps; attention with LayerNorm behind it diverges at full speed from a cold start
-MAX_NORM = 1.0  # of the gradient
+WARM_UP = 50  # steps until the learning rate is full: attention before a LayerNorm diverges when it starts with that
+MAX_NORM = 1.0  # to which the gradient is clipped
 
 
 @dataclass
@@ -170,10 +170,11 @@ def fit_latent(
     folder: Path,
     max_exemplars: int,
 ) -> LatentSpace:
-    """The latent space of these texts: loaded from ``folder/vae.safetensors``, or trained if that was for other ones.
+    """The latent space of these texts, trained once and kept in ``folder``.
 
-    Other in texts, encoder, configuration, seed or ``max_exemplars``. The loss curve is ``folder/vae_loss.json``.
-    Raises ``InputError`` when there is no instruction or no pool.
+    It is loaded from ``vae.safetensors`` if that was trained on the same texts with the same encoder, configuration,
+    seed and ``max_exemplars``. The loss curve is in ``vae_loss.json``. Raises ``InputError`` when there is no
+    instruction or no pool.
     """
     if not instructions or not pool:
         raise InputError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lipo_e_ray.config import VAEConfig
 from lipo_e_ray.latent.set_transformer import MAB, SetEncoder
 
-SLOTS = 8
+SLOTS = 8  # the most exemplars of a prompt
 FEATURES = 64  # principal directions that exemplars are compared in
 CONCENTRATION = 10.0  # nats that a cosine of 0 instead of 1 costs: the instruction's von Mises-Fisher likelihood
 

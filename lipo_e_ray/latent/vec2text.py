@@ -41,13 +41,15 @@ class Vec2TextInverter:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._corrector = load_corrector(self._device)
 
-    def invert(self, targets: np.ndarray, known: Sequence[str], seed: int) -> list[list[Inversion]]:
+    def invert(self, targets: np.ndarray, known_texts: Sequence[str], seed: int) -> list[list[Inversion]]:
         """See ``Inverter.invert``; ``seed`` changes nothing here."""
-        return [self._best(target, self._texts(target), known) for target in np.asarray(targets, dtype=np.float32)]
+        return [
+            self._best(target, self._texts(target), known_texts) for target in np.asarray(targets, dtype=np.float32)
+        ]
 
-    def _best(self, target: np.ndarray, texts: Sequence[str], known: Sequence[str]) -> list[Inversion]:
+    def _best(self, target: np.ndarray, texts: Sequence[str], known_texts: Sequence[str]) -> list[Inversion]:
         cleaned = [clean for text in texts if (clean := clean_instruction(text))]
-        fresh = list(new_texts(cleaned, known))
+        fresh = list(new_texts(cleaned, known_texts))
         if not fresh:
             return []
         cosines = self._encoder.encode(fresh) @ target

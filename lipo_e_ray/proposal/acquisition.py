@@ -17,10 +17,11 @@ from torch.nn.functional import softplus
 from lipo_e_ray.surrogate.gp import JointPromptGP
 
 FAR = -1e4
-"""Below this many standard deviations 1 - |u| Phi(u) / phi(u) has fewer correct digits than its expansion 1 / u^2."""
+"""In standard deviations; there ``_log_h`` changes its form. Below it 1 - |u| Phi(u) / phi(u) has fewer correct digits
+than its expansion 1 / u^2."""
 
-DRAWS = 512  # of all candidates together
-SMOOTHING = 1e-3  # in error rate; Ament et al. 2023, section 4.2
+DRAWS = 512  # joint samples of all candidates' error rates, from which improvements are averaged
+SMOOTHING = 1e-3  # error rate within which a softplus rounds off max(., 0); Ament et al. 2023, section 4.2
 
 
 def log_ei(mean: Tensor, std: Tensor, best: float) -> Tensor:
@@ -78,8 +79,8 @@ def greedy_batch(mean: Tensor, covariance: Tensor, best: float, q: int, pending:
 
     Expected improvement of the whole batch by quasi-Monte Carlo, maximised greedily (Wilson et al. 2018, "Maximizing
     acquisition functions for Bayesian optimization", NeurIPS, sections 2 and 3). What candidates have in common counts
-    once: a second prompt with a promising instruction is worth little if that instruction disappoints. A batch races
-    through Hyperband, so whichever is best will be known: picks are not blurred by the noise of one measurement.
+    once: a second prompt with a promising instruction is worth little if that instruction disappoints. Hyperband will
+    find out which prompt of the batch is best, so improvement is that of true error rates, not of one measurement each.
 
     Args:
         mean (b,), covariance (b, b): joint posterior of the candidates. pending: candidates already chosen, not
@@ -91,7 +92,7 @@ def greedy_batch(mean: Tensor, covariance: Tensor, best: float, q: int, pending:
     open_[list(pending)] = False
     picks: list[int] = []
     for _ in range(min(q, int(open_.sum()))):
-        # Softplus for max(., 0): above 0 up to 0.7 beyond, so that the nearest wins where none improves in any draw.
+        # A softplus is above max(., 0) on both sides of 0: where no candidate improves in any draw, the nearest wins.
         value = softplus((lowest[:, None] - draws) / SMOOTHING).mean(0)
         picks.append(int(value.masked_fill(~open_, -torch.inf).argmax()))
         open_[picks[-1]] = False

@@ -2,10 +2,10 @@
 
 After Chu, Park, Lee and Kim 2024, "Inversion-based Latent Bayesian Optimization", NeurIPS (arXiv 2411.05330).
 
-Inversion: the GP is fitted at latents z with decode(z) = the evaluated prompt,
-found by gradient on the frozen decoder, so that a latent and what it decodes to carry the same error. Candidates are
-ranked at latents found the same way. Potential-aware anchor selection: the trust region's centre
-is the observed prompt with the best sum of its own value and of what a posterior sample promises inside its region.
+Inversion: the GP is fitted at latents z with decode(z) = the evaluated prompt, found by gradient on the frozen decoder,
+so that a latent and the prompt it decodes to have the same error. Candidates are ranked at latents found the same way.
+Potential-aware anchor selection: the trust region's centre is the observed prompt with the best sum of its own value
+and of the best value that a posterior sample has inside its region.
 
 Differences from the paper, each because evaluations are noisy and LLM calls dear: values are posterior means, not
 measured errors; the acquisition is LogEI, not Thompson sampling; anchors are the 10 best prompts.
@@ -39,9 +39,9 @@ TEXTS = 3  # inversions used per target
 
 @dataclass(frozen=True)
 class Written:
-    """A candidate of one iteration; ``target`` (d,) is what it was decoded from.
+    """A candidate of one iteration: from the trust region of that ``length`` round ``anchor``.
 
-    ``inversion`` is None when the instruction was known.
+    ``target`` (d,) is the latent that it was decoded from. ``inversion`` is None when the instruction is the anchor's.
     """
 
     prompt: Prompt

@@ -27,8 +27,8 @@ Latent = tuple[PromptSpace, Inverter | None]  # None: no text can be written
 Sources = Mapping[Stage, Sequence[CandidateSource]]
 
 MIN_OBSERVED = 4
-"""Prompts, before a surrogate says more than chance. If the run may use exemplars, only prompts with some count: after
-the seeds' race a GP has seen no exemplar, proposes none either, and Hyperband's widest bracket is lost."""
+"""Observed prompts that a surrogate needs to say more than chance. If the run may use exemplars, only prompts with some
+count: a GP fitted to the seeds alone has seen no exemplar, would propose none, and waste Hyperband's widest bracket."""
 
 
 def lipo_e_sources(

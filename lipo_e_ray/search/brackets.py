@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.types import InputError, Stage
 
-SEEDS_START = 64  # examples: on 16, the best of the demo's twelve seeds was out in the first rung
-SEEDS_SHARE = 0.25  # of a call budget: the baseline's race starts low enough on the ladder to cost no more, if it can
+SEEDS_START = 64  # examples of the seeds' first rung; on 16, the best of the demo's twelve seeds lost there
+SEEDS_SHARE = 0.25  # what the seeds' race may cost of a call budget; it starts on fewer examples to cost no more
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def plan_brackets(config: RunConfig, validation: int, seeds: int) -> list[Bracke
 def ticks(brackets: Sequence[Bracket], overlap: int) -> tuple[int, ...]:
     """When each bracket opens, counted in rungs: when the one before has ``overlap`` left, and one complete at least.
 
-    The more brackets overlap, the more engines are kept busy, and the less each bracket's proposals know.
+    The more brackets overlap, the more engines are kept busy, and the fewer results each bracket's proposals can use.
     """
     opened = [0]
     for bracket in brackets[:-1]:

@@ -75,8 +75,8 @@ class Hyperband:
     (``brackets.ticks``); they treat all other prompts as running. Promotion is that of synchronous successive halving.
 
     A prompt is charged, for a rung, the examples beyond the highest fidelity it was charged before. With a budget a
-    bracket is narrowed when it opens, to what its worst case may still cost besides the worst case of those that are
-    open: the seeds' race and Hyperband share ``1 - invbo_share`` of it, InvBO has the rest.
+    bracket is narrowed when it opens, so that the worst case of all open brackets together stays within it. The seeds'
+    race and Hyperband share ``1 - invbo_share`` of the budget, InvBO has the rest.
 
     Promotion: fewest errors at equal fidelity; ties by a hash of seed, bracket and prompt. A prompt with calls that
     failed for good is out. In a gated bracket the incumbent runs along (on examples it has been paid for, so at no
@@ -109,10 +109,7 @@ class Hyperband:
         self._open_next()
 
     def actions(self) -> list[Action]:
-        """All that the walk waits for now, what is needed first before the rest; empty when it is over.
-
-        Asking changes nothing.
-        """
+        """All that the walk waits for now, the most urgent first; empty when it is over. Asking changes nothing."""
         evaluations = [
             Evaluate(
                 race.bracket.index,
@@ -147,7 +144,7 @@ class Hyperband:
         self._open_next()
 
     def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
-        """Take in a whole rung, one evaluation for each prompt of its ``Evaluate``; what came of it, in that order.
+        """Take in a whole rung, one evaluation for each prompt of its ``Evaluate``, in that order; its results.
 
         Raises ``ValueError`` for what the walk does not wait for or what is not at the rung's fidelity.
         """

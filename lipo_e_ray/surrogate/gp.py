@@ -81,9 +81,9 @@ class HalfKernel(MaternKernel):  # type: ignore[misc]  # gpytorch has no types
 
 
 KernelFactory = Callable[[int, int], ProductKernel]
-"""Widths of z_inst and z -> the product of two kernels, the instruction's and the exemplars', each a ``HalfKernel`` or
-with ``lengthscale`` (1, w) and ``common`` () of its own. ``surrogate/exact.py`` computes that form from these numbers,
-so a factory chooses the dimensions of each half, its priors, and what is fitted."""
+"""Widths of z_inst and z -> the product of two kernels: the first reads the first w dimensions of z, the second the
+others. Each is a ``HalfKernel``, or has ``lengthscale`` (1, w) and ``common`` () of its own: ``surrogate/exact.py``
+computes that form from these numbers. So a factory chooses where z is split, the priors, and what is fitted."""
 
 
 def product_of_halves(inst_dim: int, dim: int) -> ProductKernel:
@@ -181,7 +181,7 @@ class JointPromptGP:
         return self._posterior, transform.means.squeeze(), transform.stdvs.squeeze()
 
     def _condition(self, z: Tensor) -> str:
-        """Freeze the hyperparameters and compute once what every prediction needs; what makes that useless, if any."""
+        """Freeze the hyperparameters and compute once what every prediction needs; why that failed, empty if not."""
         model = self.model.eval().requires_grad_(False)  # evaluation mode: ``train_inputs`` are the transformed ones
         try:
             self._posterior = Posterior(
@@ -210,6 +210,9 @@ class JointPromptGP:
             outputscale_constraint=GreaterThan(1e-8, transform=None, initial_value=implied),
         )
         everyone, similar = self._shares
+        inst, ex = (kernel.lengthscale.shape[-1] for kernel in covariance.base_kernel.kernels)
+        if inst + ex != z.shape[-1]:
+            raise ValueError(f"kernel: expected lengthscales for {z.shape[-1]} dimensions, got {inst} and {ex}")
         model = SingleTaskGP(
             z,
             rate,

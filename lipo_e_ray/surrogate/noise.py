@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 STRENGTH = (2.0, 50.0)
-"""Bounds of alpha + beta. Below 2 the prior piles up at 0 and 1 and a lucky 0 of 10 looks certain; 50 keeps a few
-prompts that happen to agree from drowning every later difference."""
+"""Bounds of a fitted prior's alpha + beta. Below 2 the prior piles up at 0 and 1 and a lucky 0 of 10 looks certain; 50
+keeps a few prompts that happen to agree from drowning every later difference."""
 
 
 class NoiseShares(NamedTuple):
@@ -32,7 +32,7 @@ class NoiseShares(NamedTuple):
 
 
 SHARES = NoiseShares(0.2, 0.4)
-"""Measured on recorded answers: docs/log.md, "What prompts have in common"."""
+"""The shares as measured on recorded answers: docs/log.md, "What prompts have in common"."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ def blocks(errors: ArrayLike, evaluated: ArrayLike, prompt: ArrayLike | None = N
     """What each observation adds to the narrower ones of its prompt: a fidelity is a prefix of one order of examples.
 
     Args:
-        errors, evaluated: integer counts; ``prompt``: whose, 0..m-1, every one at least once; by default each its own.
+        errors, evaluated: integer counts of each observation. prompt: the index, 0..m-1, of the prompt it belongs to;
+        every prompt has one at least; by default each observation is of a prompt of its own.
 
-    A prompt went up because it did well on its first examples, so those must be seen beside those of the prompts that
-    did not: from its widest observation alone the first examples look harder than the later ones, to all prompts.
+    Give every observation of a prompt, not its widest alone. A prompt is promoted because it did well on its first
+    examples. Where those results are merged into the widest, the prompts that were not promoted are all that shows
+    the first examples alone, and these look hard for every prompt.
     """
     _counts(errors, evaluated)
     k, b = np.asarray(errors), np.asarray(evaluated)
@@ -170,8 +172,9 @@ def measured(data: Blocks, prior: BetaPrior) -> tuple[Array, Array]:
 def shared_noise(data: Blocks, prior: BetaPrior) -> Array:
     """Covariance (r, r) of error rates if only examples, and not prompts, made answers right or wrong.
 
-    v times the share of all pairs of their examples that are the same one, v the variance p (1 - p) of an answer at the
-    prior's mean. (With each prompt's own p the fit is drawn to prompts nearly always wrong or right: Peelle's puzzle.)
+    For two blocks it is v times the share of pairs, an example of each, that are the same example; v is the variance
+    p (1 - p) of an answer at the prior's mean. (With each prompt's own p the fit is drawn to prompts nearly always
+    wrong or right: Peelle's puzzle.)
     """
     common = np.minimum(data.stop[:, None], data.stop) - np.maximum(data.start[:, None], data.start)
     noise: Array = prior.mean * (1 - prior.mean) * common.clip(0) / np.outer(data.size, data.size)

@@ -121,7 +121,7 @@ def test_gradients_against_finite_differences():
     generator = torch.Generator().manual_seed(0)
     z, y = torch.randn(7, 5, dtype=D, generator=generator), torch.arange(7.0, dtype=D)
     noise = torch.linspace(0.1, 0.5, 7, dtype=D)
-    at = Hyperparameters(
+    hyper = Hyperparameters(
         torch.tensor(0.5, dtype=D),
         torch.tensor(2.0, dtype=D),
         torch.tensor([0.7, 1.3], dtype=D),
@@ -129,12 +129,14 @@ def test_gradients_against_finite_differences():
         torch.tensor(0.2, dtype=D),
         torch.tensor(0.6, dtype=D),
     )
-    inputs = [value.clone().requires_grad_() for value in at]
+    inputs = [value.clone().requires_grad_() for value in hyper]
     common = 1 / torch.maximum(noise[:, None], noise)
     own, none = torch.diag(noise), torch.zeros(7, 7, dtype=D)
     for covariances in ((own, none), (own + 0.1 * common, none), (own + 0.1 * common, 0.3 * common)):
-        assert torch.autograd.gradcheck(lambda *values, of=covariances: LogEvidence.apply(*values, z, y, *of), inputs)
-    given = Posterior(at, z, y, own + 0.1 * common, 0.3 * common)
+        assert torch.autograd.gradcheck(
+            lambda *values, noises=covariances: LogEvidence.apply(*values, z, y, *noises), inputs
+        )
+    given = Posterior(hyper, z, y, own + 0.1 * common, 0.3 * common)
     points = torch.randn(4, 5, dtype=D, generator=generator).requires_grad_()
     assert torch.autograd.gradcheck(given.marginals, points)
 
@@ -143,15 +145,17 @@ def test_similar_noise_is_noise_in_proportion_to_the_kernel():
     """Evidence and posterior are those of the same noise written out; a new point has no part in it."""
     z, y = torch.randn(5, 4, dtype=D, generator=torch.Generator().manual_seed(1)), torch.arange(5.0, dtype=D)
     one = torch.ones((), dtype=D)
-    at = Hyperparameters(one, 2 * one, torch.ones(2, dtype=D), torch.ones(2, dtype=D), one / 4, one / 2)
+    hyper = Hyperparameters(one, 2 * one, torch.ones(2, dtype=D), torch.ones(2, dtype=D), one / 4, one / 2)
     own, none, similar = torch.eye(5, dtype=D), torch.zeros(5, 5, dtype=D), torch.full((5, 5), 0.7, dtype=D)
-    prior = Posterior(at, torch.full((1, 4), 1e6, dtype=D), y[:1], torch.full((1, 1), 1e12, dtype=D), none[:1, :1])
-    correlation = prior.joint(z)[1] / at.scale
+    prior = Posterior(hyper, torch.full((1, 4), 1e6, dtype=D), y[:1], torch.full((1, 1), 1e12, dtype=D), none[:1, :1])
+    correlation = prior.joint(z)[1] / hyper.scale
     written = own + similar * correlation
-    torch.testing.assert_close(LogEvidence.apply(*at, z, y, own, similar), LogEvidence.apply(*at, z, y, written, none))
+    torch.testing.assert_close(
+        LogEvidence.apply(*hyper, z, y, own, similar), LogEvidence.apply(*hyper, z, y, written, none)
+    )
     new = torch.randn(3, 4, dtype=D, generator=torch.Generator().manual_seed(2))
     for ours, theirs in zip(
-        Posterior(at, z, y, own, similar).joint(new), Posterior(at, z, y, written, none).joint(new), strict=True
+        Posterior(hyper, z, y, own, similar).joint(new), Posterior(hyper, z, y, written, none).joint(new), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
 
@@ -168,8 +172,8 @@ def test_an_observed_point_has_a_flat_prior_covariance_and_a_finite_gradient():
 
 def test_not_a_number_is_refused_as_gpytorch_refuses_it():
     z, one = torch.zeros(2, 2, dtype=D), torch.ones(2, dtype=D)
-    at = Hyperparameters(one[0], one[0], one[:1] * torch.nan, one[:1], one[0] / 2, one[0] / 2)
+    hyper = Hyperparameters(one[0], one[0], one[:1] * torch.nan, one[:1], one[0] / 2, one[0] / 2)
     with pytest.raises(NanError):
-        Posterior(at, z, one, torch.diag(one), 0 * one)
+        Posterior(hyper, z, one, torch.diag(one), 0 * one)
     with pytest.raises(NanError):
-        LogEvidence.apply(*at, z, one, torch.diag(one), 0 * one)
+        LogEvidence.apply(*hyper, z, one, torch.diag(one), 0 * one)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from botorch.exceptions.errors import ModelFittingError
+from gpytorch.kernels import ProductKernel
 from linear_operator.utils.errors import NotPSDError
 
 from benchmarks.costs.gp_fit import synthetic_prompts
-from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError, maximise_lbfgs
-from lipo_e_ray.surrogate.noise import SHARES, NoiseShares, blocks, fit_prior, measured, shared_noise
+from lipo_e_ray.surrogate.gp import HalfKernel, JointPromptGP, SurrogateError, maximise_lbfgs
+from lipo_e_ray.surrogate.noise import SHARES, Measurements, NoiseShares, blocks, fit_prior, measured, shared_noise
 
 M = 120
 Z, RATE, ERRORS, EVALUATED = synthetic_prompts(220, seed=2)
@@ -37,13 +38,51 @@ def test_covariance_is_a_product_of_halves(fitted):
     assert [part.ard_num_dims for part in kernel.base_kernel.kernels] == [16, 16]
 
 
+def test_a_kernel_of_ones_own_is_fitted():
+    """One without a common part, whose first half reads 8 dimensions and not 16."""
+
+    def make_kernel(inst_dim, dim):
+        return ProductKernel(HalfKernel(range(8), None), HalfKernel(range(8, dim), None))
+
+    gp = JointPromptGP(16, make_kernel=make_kernel).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+    inst, ex = gp.model.covar_module.base_kernel.kernels
+    assert inst.common == ex.common == 0 and not inst.common.requires_grad
+    assert (inst.lengthscale.shape, ex.lengthscale.shape) == ((1, 8), (1, 24))
+    _, covariance = gp.joint(torch.cat([Z[:1], Z[:1] + 1e3]))
+    assert abs(covariance[0, 1]) < 1e-6, "far apart, nothing is in common"
+
+
+def test_a_kernel_that_does_not_read_all_of_z_is_refused():
+    def make_kernel(inst_dim, dim):
+        return ProductKernel(HalfKernel(range(inst_dim)), HalfKernel(range(inst_dim, dim - 1)))
+
+    with pytest.raises(ValueError, match="expected lengthscales for 32 dimensions, got 16 and 15"):
+        JointPromptGP(16, make_kernel=make_kernel).fit(Z[:M], ERRORS[:M], EVALUATED[:M])
+
+
+def test_measurements_of_ones_own_are_fitted():
+    def measure(data, prior):
+        rate, _ = measured(data, prior)
+        return Measurements(rate, np.full_like(rate, 0.01), np.eye(len(rate)))
+
+    gp = JointPromptGP(16, measure=measure).fit(Z[:20], ERRORS[:20], EVALUATED[:20])
+    scale = gp.model.outcome_transform.stdvs.squeeze() ** 2
+    expected = ((1 - sum(SHARES)) * 0.01 + SHARES.everyone) * torch.eye(20, dtype=torch.float64)
+    torch.testing.assert_close(gp.model.noise_covariance * scale, expected)
+
+
+def test_a_prediction_before_a_fit_is_refused():
+    with pytest.raises(ValueError, match="call fit"):
+        JointPromptGP(16).predict(Z[:1])
+
+
 def test_noise_is_the_beta_variance_of_every_prompt_after_each_rebuild():
     gp = JointPromptGP(16)
     for m in (20, 50, 30):
         gp.fit(Z[:m], ERRORS[:m], EVALUATED[:m])
         prior, scale = fit_prior(ERRORS[:m], EVALUATED[:m]), gp.model.outcome_transform.stdvs.squeeze() ** 2
-        of = blocks(ERRORS[:m], EVALUATED[:m])
-        (_, variance), shared = measured(of, prior), shared_noise(of, prior)
+        data = blocks(ERRORS[:m], EVALUATED[:m])
+        (_, variance), shared = measured(data, prior), shared_noise(data, prior)
         noise = (1 - sum(SHARES)) * np.diag(variance) + SHARES.everyone * shared
         np.testing.assert_allclose(gp.model.noise_covariance * scale, noise, rtol=1e-9)
         np.testing.assert_allclose(gp.model.similar_noise * scale, SHARES.similar * shared, rtol=1e-9)

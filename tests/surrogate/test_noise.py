@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, blocks, fit_prior, measured, shared_noise, smoothed
+from lipo_e_ray.surrogate.noise import STRENGTH, BetaPrior, blocks, fit_prior, measure, measured, shared_noise, smoothed
 
 
 def test_smoothed_against_hand_computed_numbers():
@@ -16,6 +16,13 @@ def test_measured_against_hand_computed_numbers():
     rate, variance = measured(blocks([0, 6], [8, 12]), BetaPrior(1.0, 3.0))
     np.testing.assert_allclose(rate, [0.0, 0.5])
     np.testing.assert_allclose(variance, [1 / 12 * 11 / 12 / 8, 7 / 16 * 9 / 16 / 12])
+
+
+def test_measurements_are_rates_their_variances_and_what_is_shared():
+    data, prior = blocks([0, 6], [8, 12]), BetaPrior(1.0, 3.0)
+    measurements = measure(data, prior)
+    np.testing.assert_array_equal(measurements[:2], measured(data, prior))
+    np.testing.assert_array_equal(measurements.shared, shared_noise(data, prior))
 
 
 def test_prior_against_hand_computed_numbers():
@@ -85,12 +92,12 @@ def test_improper_prior_is_refused():
 
 
 def test_blocks_are_what_each_observation_adds():
-    of = blocks([9, 3, 5, 7, 9], [40, 10, 10, 20, 40], [1, 0, 1, 0, 1])  # prompt 1 was seen twice on the same 40
-    rows = list(zip(of.prompt.tolist(), of.start.tolist(), of.stop.tolist(), of.errors.tolist(), strict=True))
+    data = blocks([9, 3, 5, 7, 9], [40, 10, 10, 20, 40], [1, 0, 1, 0, 1])  # prompt 1 was seen twice on the same 40
+    rows = list(zip(data.prompt.tolist(), data.start.tolist(), data.stop.tolist(), data.errors.tolist(), strict=True))
     assert rows == [(0, 0, 10, 3), (0, 10, 20, 4), (1, 0, 10, 5), (1, 10, 40, 4)]
-    assert of.totals()[0].tolist() == [7, 9] and of.totals()[1].tolist() == [20, 40]
+    assert data.totals()[0].tolist() == [7, 9] and data.totals()[1].tolist() == [20, 40]
     # p of prompt 0 is (7 + 1) / (20 + 4) = 1/3, in both of its blocks
-    rate, variance = measured(of, BetaPrior(1.0, 3.0))
+    rate, variance = measured(data, BetaPrior(1.0, 3.0))
     np.testing.assert_allclose(rate, [0.3, 0.4, 0.5, 4 / 30])
     np.testing.assert_allclose(variance[:2], 2 / 9 / 10)
 
@@ -104,6 +111,6 @@ def test_observations_that_do_not_contain_each_other_are_refused(errors, evaluat
 def test_shared_noise_is_that_of_means_over_the_same_examples():
     rng = np.random.default_rng(0)
     difficulties = rng.random((20_000, 32)) < 0.3  # whether an example is hard, for all prompts alike
-    of = blocks([1, 2, 3, 4, 5], [4, 8, 32, 8, 32], [0, 1, 1, 2, 3])
-    rates = np.stack([difficulties[:, start:stop].mean(1) for start, stop in zip(of.start, of.stop, strict=True)])
-    np.testing.assert_allclose(shared_noise(of, BetaPrior(3, 7)), np.cov(rates), rtol=0.05, atol=3e-4)
+    data = blocks([1, 2, 3, 4, 5], [4, 8, 32, 8, 32], [0, 1, 1, 2, 3])
+    rates = np.stack([difficulties[:, start:stop].mean(1) for start, stop in zip(data.start, data.stop, strict=True)])
+    np.testing.assert_allclose(shared_noise(data, BetaPrior(3, 7)), np.cov(rates), rtol=0.05, atol=3e-4)

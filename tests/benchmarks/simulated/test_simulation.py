@@ -6,9 +6,11 @@ import time
 import pytest
 
 from benchmarks.simulated import virtual_time
-from benchmarks.simulated.simulation import Costs, simulate, simulate_one_by_one
+from benchmarks.simulated.simulation import Costs, LocalPool, simulate, simulate_one_by_one
+from benchmarks.workload import gsm8k_like
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, hyperband_brackets
+from lipo_e_ray.types import Prompt
 
 STEADY = Latency(prefill_rate=1e12, step_s=0.1, token_s=0.0, max_num_seqs=8, answer_tokens=1)
 """Every request takes one step of 0.1 s, up to 8 of them together."""
@@ -49,6 +51,19 @@ def test_a_pass_of_one_bracket_takes_its_work_and_its_chain():
     two = simulate(brackets, engines=2, latency=STEADY, costs=Costs(), overlap=1)
     assert two.makespan_s == pytest.approx(0.3), "two batches of 8 on each, then one"
     assert two.lower_bound_s == pytest.approx(0.25)
+
+
+def test_a_paused_pool_sends_nothing_until_it_goes_on():
+    workload = gsm8k_like([Bracket(0, "hyperband", 0, (Rung(1, 8),))])
+
+    async def main():
+        loop, pool = asyncio.get_running_loop(), LocalPool(workload, 1, STEADY, 0.0)
+        pool.pause(True)
+        loop.call_later(5.0, pool.pause, False)
+        await pool.evaluate(Prompt("Solve it."), [workload.task.validation[0].id], None, 0)
+        return loop.time()
+
+    assert virtual_time.run(main()) == pytest.approx(5.1)
 
 
 def test_overlapping_brackets_fill_more_engines():
