@@ -55,9 +55,9 @@ class Inputs:
     task: Task
     instructions: dict[str, InstructionSource]
     engine: EngineSpec
-    context: ContextLimit
-    max_model_len: int
-    max_exemplars: int
+    context: ContextLimit = ContextLimit()
+    max_model_len: int = 0
+    max_exemplars: int = 8
     notes: tuple[str, ...] = ()
 
 

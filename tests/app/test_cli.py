@@ -152,7 +152,7 @@ def test_bad_command_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, arg
         ({"test": '{"question": "q"}'}, "test.jsonl"),
         ({"test": '{"question": "What is 0 + 1?", "answer": "1"}'}, "What is 0 + 1?"),
         ({"validation": '{"question": "Is this all?", "answer": "5"}'}, "b_min"),
-        ({"train": json.dumps({"question": "long " * 4000, "answer": "1"})}, "tokens"),
+        ({"test": json.dumps({"question": "long " * 9000, "answer": "1"})}, "tokens"),
     ],
 )
 def test_bad_task_is_one_line_and_status_2(capsys, tmp_path, files, message):
