@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Inputs:
     task: Task
     instructions: dict[str, InstructionSource]
     engine: EngineSpec
-    context: ContextLimit = ContextLimit()
+    context: ContextLimit = field(default_factory=ContextLimit)
     max_model_len: int = 0
     max_exemplars: int = 8
     notes: tuple[str, ...] = ()

@@ -18,8 +18,9 @@ TEMPLATES = {
     "letters": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:",
     "nothing between": "{% for m in messages %}{{ m.content }}{% endfor %}",
     "trims": "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}",
-    "another first turn": "{% for m in messages %}{% if loop.first %}{{ m.content }}{% else %}"
-    "\n\n### {{ m.role }} says this:\n\n{{ m.content }}{% endif %}{% endfor %}",
+    "a space between": "{% for m in messages %}{{ m.content }} {% endfor %}",
+    "more at later turns": "{% for m in messages %}{% if loop.index > 3 %}\n\n### {{ m.role }} says:\n\n{% endif %}"
+    "{{ m.content }}{% endfor %}",
 }
 FRAGMENTS = ["\n", "\n\n", " ", "\t", "a", " the", "12", "...", ".", "é", "\u05e9\u05dc", "<|im_end|>", "####", "\r\n",
              "\u3000", "\u6f22", "'s", "xyzzyq", "_", "==", "http://", "\u00a0", "\U0001f642"]  # fmt: skip
@@ -70,6 +71,11 @@ def test_the_sum_is_never_below_what_the_models_tokenizer_counts(chat, template,
         assert taken(prompt, task, chat.count) <= tokens.of(prompt)
 
     bounded()
+    # One that takes more tokens than its parts where the template puts a space between them.
+    pairs = (("\n\t", "\n\n\n"), ("llll", "\t"), ("\xa0\tg", "xyz.\xa0"), ("xyz in", "."))
+    pool = tuple(Example(*pair) for pair in pairs)
+    task = Task("t", pool, (Example("g\xa0", "1"),), (), "text")
+    assert taken(Prompt("lla ", pool), task, chat.count) <= PromptTokens(task, chat.count).of(Prompt("lla ", pool))
 
 
 def test_the_sum_is_close(chat):
