@@ -20,8 +20,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
-test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2
+test: $(STAMP)  # three processes for two cores: those that start clusters wait half of the time
+	$(BIN)/python -m pytest --numprocesses 3
 
 clean:
 	rm -rf $(VENV)
