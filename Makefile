@@ -35,8 +35,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
-test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2
+test: $(STAMP)  # three processes for two cores: those that start clusters wait half of the time
+	$(BIN)/python -m pytest --numprocesses 3
 
 # The installation happens in an empty folder outside this one, so that nothing can come from the source tree.
 wheel: | $(BIN)/python

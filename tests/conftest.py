@@ -74,8 +74,8 @@ PARTS = {
         "tests/app/test_remote",
         "tests/benchmarks/simulated/test_ray_scaling",
     ),
-    "a model": ("tests/test_end_to_end", "tests/engine/test_vllm"),
-    "the model's death": ("tests/faults/test_real_engine",),
+    "another cluster": ("tests/faults/test_driver",),
+    "a model": ("tests/faults/test_real_engine", "tests/test_end_to_end", "tests/engine/test_vllm"),
 }
 
 

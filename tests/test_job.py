@@ -1,4 +1,7 @@
-"""The whole job on simulated engines: real Ray, Tune, VAE, GP, encoder and ledger; only the LLM is a formula."""
+"""The whole job on simulated engines: real Ray, Tune, VAE, GP and ledger; the LLM and the encoder are formulas.
+
+The real ones are in tests/test_end_to_end.py; only the real encoder, in tests/cluster.
+"""
 
 import json
 import signal
@@ -33,6 +36,7 @@ from lipo_e_ray.report.analysis import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import InputError
+from tests.faults import job
 
 CONFIG = replace(
     PROFILES["demo"],
@@ -43,23 +47,6 @@ CONFIG = replace(
     proposal=ProposalConfig(instructions=10, restarts=2, steps=5),
     invbo=InvBOConfig(iterations=2, q=2),
 )
-
-# What a separate process runs: this file is no module that it could import.
-DRIVER = """
-import json, sys
-from functools import partial
-from pathlib import Path
-from lipo_e_ray.config import from_dict
-from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
-from lipo_e_ray.inputs import EngineSpec
-from tests.shown import run_shown
-config, folder, latency = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3])
-make = partial(SimulatedEngine, 0, Latency(1e9, latency, 0.0, 64, 1) if latency else None)
-try:
-    run_shown(config, folder, EngineSpec(make, make().fingerprints, len, on_gpu=False))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
 
 
 def no_engine() -> Engine:
@@ -73,10 +60,14 @@ def spec(make=SimulatedEngine) -> EngineSpec:
 def run(folder: Path, make=SimulatedEngine, config: RunConfig = CONFIG) -> None:
     import ray
 
-    from tests.shown import run_shown
+    import lipo_e_ray.job
+    from lipo_e_ray.recipe import ProposerRecipe
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    run_shown(config, folder, spec(make))
+    for module in (sys.modules[__name__], job):  # which Ray's workers cannot import
+        ray.cloudpickle.register_pickle_by_value(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lipo_e_ray.job, "ProposerRecipe", partial(ProposerRecipe, make_encoder=job.WordEncoder))
+        job.run_shown(config, folder, spec(make))
 
 
 def rows(folder: Path, sql: str) -> list[tuple]:
@@ -163,8 +154,8 @@ def test_the_call_budget_is_never_exceeded(tmp_path, ray_cluster):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_continues_and_repeats_no_call(finished, tmp_path, how):
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(to_dict(CONFIG)), str(folder)]
-    first = subprocess.Popen([*arguments, "0.02"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-W", "ignore", job.__file__, json.dumps(to_dict(CONFIG)), folder, tmp_path / "asked"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wanted = len(outcomes(finished)) // 3
     deadline = time.monotonic() + 240
     while len(outcomes(folder)) < wanted:
@@ -178,7 +169,7 @@ def test_an_interrupted_run_continues_and_repeats_no_call(finished, tmp_path, ho
     paid = rows(folder, "SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")
     assert wanted <= len(paid) < len(outcomes(finished))
 
-    second = subprocess.run([*arguments, "0"], capture_output=True, text=True, timeout=240)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stdout + second.stderr
     assert second.stdout.splitlines()[-1].startswith("test accuracy: baseline ")
     after = rows(folder, "SELECT seq, prompt_id, example_id, at FROM outcomes ORDER BY seq")

@@ -158,7 +158,7 @@ import ray
 from lipo_e_ray.config import from_dict
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from tests.shown import run_shown
+from tests.faults.job import run_shown
 from lipo_e_ray.distributed.session import ray_session
 
 def below(pid):

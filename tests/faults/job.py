@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lipo_e_ray.config import from_dict
+from lipo_e_ray import job as composed
+from lipo_e_ray.app.display import Display
+from lipo_e_ray.config import RunConfig, from_dict
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.recipe import ProposerRecipe
+from lipo_e_ray.report.html import final_line
+from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling, digest
-from tests.shown import run_shown
 
 ENGINE_TIMEOUT_S = 15.0  # for a chunk that takes half a second
 LATENCY = Latency(1e9, step_s=0.02, token_s=0.0, max_num_seqs=16, answer_tokens=10)  # some 80 answers a second
@@ -78,11 +81,16 @@ def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
     return EngineSpec(partial(kind, paid), SimulatedEngine().fingerprints, len, on_gpu=False)
 
 
-if __name__ == "__main__":
-    from lipo_e_ray import job
+def run_shown(config: RunConfig, folder: Path, engine: EngineSpec, address: str | None = None) -> None:
+    """Run, or continue, the job and print what goes on and the last line."""
+    with Display() as display:
+        records = composed.search(config, RunFolder(folder), display, composed.Given(engine=engine), address)
+    print(final_line(records))
 
-    job.EnginesConfig = partial(job.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
-    job.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
+
+if __name__ == "__main__":
+    composed.EnginesConfig = partial(composed.EnginesConfig, timeout_s=ENGINE_TIMEOUT_S)
+    composed.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
     config, folder, paid, *address = sys.argv[1:]
     try:
         run_shown(from_dict(json.loads(config)), Path(folder), spec(Path(paid)), *address)

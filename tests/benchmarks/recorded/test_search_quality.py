@@ -12,6 +12,7 @@ from benchmarks.recorded.record import grid_prompts, make_table, record
 from benchmarks.recorded.rivals import successive_halving
 from benchmarks.recorded.search_quality import RIVALS, at_share, p_value, rows, whole_tables
 from benchmarks.recorded.tables import Grid
+from lipo_e_ray.config import PROFILES, VAEConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.store.ledger import Ledger
 
@@ -103,7 +104,10 @@ def test_triple_sh_starts_with_what_it_can_pay_for(table):
 
 @pytest.fixture(scope="module")
 def space(table, tmp_path_factory):
-    return table_space(table, tmp_path_factory.mktemp("vae"))
+    small = replace(PROFILES["demo"], vae=VAEConfig(training_sets=64, patience=5, max_epochs=30, batch_size=32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, "demo", small)
+        return table_space(table, tmp_path_factory.mktemp("vae"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
