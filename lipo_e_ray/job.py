@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,7 +102,7 @@ class _Job:
         self._folder = folder
         self._inputs = inputs
         self._tell = listener
-        self._deadline = time.monotonic() + 60 * config.time_limit if config.time_limit else None
+        self._deadline = time.monotonic() + 60 * config.time_limit if config.time_limit else math.inf
 
     def run(self) -> Records:
         with self.service() as service:
@@ -157,7 +158,8 @@ class _Job:
                 asked += len(chats)
                 return _generated(service, chats, samplings, "the model's instructions")
 
-            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed)
+            holds = self._inputs.context.holds
+            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed, holds)
             instructions |= {text: "ape" for text in written if text not in instructions}
             self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
         return instructions, asked
@@ -178,7 +180,10 @@ class _Job:
             Message(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
         )
         self._watch.reached(hyperband.position())
-        tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask)
+        tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask, self._deadline)
+        if time.monotonic() > self._deadline:
+            minutes = f"{config.time_limit:g} minutes are over: no rung was begun after that"
+            self._tell(Message(f"{minutes}; lipo-e-ray resume {self._folder.path} goes on"))
         bo.close()
         self._watch.reached(None)
 

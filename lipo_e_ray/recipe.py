@@ -43,6 +43,7 @@ class ProposerRecipe:
     ) -> None:
         self._config = config
         self._task = inputs.task
+        self._fits = inputs.context.fits
         self._instructions = instructions
         self._folder = folder.latent_folder.absolute()
         self._service = service
@@ -55,7 +56,7 @@ class ProposerRecipe:
         log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
         log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("lipo_e_ray").addHandler(log)
-        return Proposer(self._task, self._config, self._instructions, self._latent)
+        return Proposer(self._task, self._config, self._instructions, self._latent, fits=self._fits)
 
     def _latent(self) -> tuple[LatentSpace, Inverter]:
         from lipo_e_ray.latent.training import fit_latent

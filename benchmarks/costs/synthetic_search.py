@@ -62,7 +62,7 @@ def latent_space(
 def observations(space: LatentSpace, instructions: tuple[str, ...], pool: tuple[Example, ...], m: int) -> Observed:
     """m random prompts with counts at Hyperband's mixture of fidelities; their error rates follow the latents."""
     rng = np.random.default_rng(0)
-    prompts = random_prompts(instructions, ExemplarPool(pool, 8), m, rng, frozenset())
+    prompts = random_prompts(instructions, ExemplarPool(pool, 8), m, rng)
     z = space.encode(prompts)
     slope = torch.from_numpy(rng.standard_normal(z.shape[1])) / z.shape[1] ** 0.5
     rates = torch.sigmoid((z - z.mean(0)) / z.std(0) @ slope).numpy()

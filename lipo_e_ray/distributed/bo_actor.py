@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -44,13 +45,16 @@ class BOActor:
         self._build().prepare()
 
     def propose(self, request: Request) -> list[Proposal]:
-        """The recorded proposals of an earlier walk, else new ones, recorded before they are returned."""
-        recorded: list[Proposal] | None = result(
-            self._service.recorded_proposals.remote(request.bracket), "the recorded proposals"
-        )
-        if recorded is not None:
+        """The recorded proposals of an earlier walk, and new ones where those are too few, recorded before they are
+        returned. They are too few in a new bracket, and in one that a smaller call budget had narrowed.
+        """
+        lookup: Any = self._service.recorded_proposals.remote(request.bracket)
+        recorded: list[Proposal] = result(lookup, "the recorded proposals") or []
+        missing = request.count - len(recorded)
+        if missing <= 0:
             return recorded
-        proposals = self._build().propose(request)
+        running = (*request.running, *(proposal.prompt for proposal in recorded))
+        proposals = recorded + self._build().propose(replace(request, count=missing, running=running))
         recording = self._service.record_proposals.remote(request.bracket, proposals)
         slow_result(recording, self._service, "the record of proposals")
         if request.stage == "seeds":  # their race leaves time to train the VAE

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,22 +59,36 @@ def tune_search(
     storage: Path,
     on_event: Callable[[Position], object] = lambda position: None,
     on_start: Callable[[Callable[[], str]], object] = lambda waiting: None,
+    deadline: float = math.inf,
 ) -> None:
     """Walk ``hyperband`` to its end; whatever it waits for at the same time is evaluated side by side.
 
     ``storage``: the run folder; Tune's own files live in a temporary folder in it. ``on_event`` is called, in this
     thread, when proposals have come and when a rung is complete. ``on_start`` is called before all that, with a
-    function that tells any thread what the search waits for besides engines.
+    function that tells any thread what the search waits for besides engines. No rung begins after ``deadline``, in
+    seconds of ``time.monotonic``; rungs under way are finished.
 
     Raises what an evaluation or the proposer raised (``EngineError``, ``InputError``), and ``KeyboardInterrupt``.
     """
 
     def on_rung(results: list[RungResult]) -> None:
         slow_result([service.record_rung.remote(result) for result in results], service, "the record of a rung")
+        on_step()
+
+    def on_step() -> None:
         on_event(hyperband.position())
+        stop_in_time()
+
+    def stop_in_time() -> None:
+        if time.monotonic() > deadline:
+            hyperband.stop()
+
+    def failure() -> BaseException | None:
+        stop_in_time()  # here as well, for a search that waits for proposals
+        return scheduler.failed
 
     scheduler = BracketScheduler(hyperband, on_rung)
-    searcher = ProposalSearcher(hyperband, bo, lambda: scheduler.failed, lambda: on_event(hyperband.position()))
+    searcher = ProposalSearcher(hyperband, bo, failure, on_step)
     on_start(lambda: "; ".join(filter(None, (bo.waiting(), scheduler.waiting()))))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:

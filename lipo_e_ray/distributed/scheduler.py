@@ -65,7 +65,14 @@ class BracketScheduler(TrialScheduler):
         return TrialScheduler.NOOP
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial, with its next rung; never a pending one (Tune kills starting actors)."""
+        """A paused trial, with its next rung; never a pending one (Tune kills starting actors).
+
+        When the search is over or stopped, a trial that is paused has no next rung and ends.
+        """
+        if not self._hyperband.actions():
+            self._over += [trial for trial in self._trials.values() if trial.status == Trial.PAUSED]
+            self._stop_over(tune_controller)
+            return None
         for bracket, action in self._rungs().items():
             trial = self._trials.get(bracket)
             if trial is not None and trial.status == Trial.PAUSED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -27,20 +27,26 @@ class SearchState:
 
     ``instructions``: every text known, those given before the search first, in a fixed order. ``excluded``: ids of the
     prompts that are observed, running or in the batch already. ``posterior``: what the observations say about any
-    prompt's error; ``None`` while there are too few of them, or when no GP can be fitted to them.
+    prompt's error; ``None`` while there are too few of them, or when no GP can be fitted to them. ``fits``: whether
+    the model's context holds a prompt.
     """
 
     request: Request
     instructions: tuple[str, ...]
     excluded: frozenset[str]
     posterior: PromptPosterior | None = None
+    fits: Callable[[Prompt], bool] = lambda prompt: True
+
+    def accepts(self, prompt: Prompt) -> bool:
+        """Whether ``prompt`` may be proposed."""
+        return prompt.id not in self.excluded and self.fits(prompt)
 
     def new(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Those of ``prompts`` that may be proposed, in their order: none twice, none that is excluded."""
+        """Those of ``prompts`` that may be proposed, in their order, none twice."""
         by_id: dict[str, Prompt] = {}
         for prompt in prompts:
             by_id.setdefault(prompt.id, prompt)
-        return [prompt for prompt_id, prompt in by_id.items() if prompt_id not in self.excluded]
+        return [prompt for prompt in by_id.values() if self.accepts(prompt)]
 
     def after(self, batch: Sequence[Candidate]) -> SearchState:
         """The state for the next source, once ``batch`` is chosen."""
@@ -65,7 +71,8 @@ class CandidateSource(Protocol):
     def propose(self, state: SearchState, count: int, rng: np.random.Generator) -> list[Candidate]:
         """Up to ``count`` (1 or more) candidates, the best first; where there are fewer, later sources fill the batch.
 
-        Their prompts are distinct, and none is observed, running or in the batch already: ``state.new`` sees to that.
+        Their prompts are distinct and fit the model's context, and none is observed, running or in the batch already:
+        ``state.new`` sees to that.
         The answer is a function of the arguments and of what the source was built with: all chance comes from ``rng``,
         and a call leaves nothing behind. So a resumed run proposes the same.
         """

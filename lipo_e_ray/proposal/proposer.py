@@ -19,7 +19,7 @@ from lipo_e_ray.proposal.sources import RandomPrompts, Seeds
 from lipo_e_ray.proposal.two_stage import TwoStage
 from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import InstructionSource, Origin, Proposal, Request, Stage
+from lipo_e_ray.types import InstructionSource, Origin, Prompt, Proposal, Request, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Proposer:
     ``instructions``: every text known before the search with its source, in a fixed order. ``make_latent`` gives the
     trained latent space and its inverter, which takes a while: it is called by ``prepare``, or when they are needed.
     ``sources``: where candidates come from in each stage, by default ``lipo_e_sources``. ``make_gp``: a surrogate,
-    given z_inst's width.
+    given z_inst's width. ``fits``: whether the model's context holds a prompt.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Proposer:
         make_latent: Callable[[], Latent],
         sources: Sources | None = None,
         make_gp: Callable[[int], JointPromptGP] = JointPromptGP,
+        fits: Callable[[Prompt], bool] = lambda prompt: True,
     ) -> None:
         if not instructions:
             raise ValueError("expected at least one instruction, got none; give seeds or a file")
@@ -71,6 +72,7 @@ class Proposer:
         self._latent: Latent | None = None
         self._sources = sources or lipo_e_sources(task, config, self._given, lambda: self._trained()[1])
         self._make_gp = make_gp
+        self._fits = fits
 
     def prepare(self) -> None:
         """Train the latent space now, or load it; a second call does nothing. Seeds are proposed without it."""
@@ -111,7 +113,7 @@ class Proposer:
         texts = dict.fromkeys(
             (*self._given, *(prompt.instruction for prompt in (posterior.prompts if posterior else ())))
         )
-        return SearchState(request, tuple(texts), excluded, posterior)
+        return SearchState(request, tuple(texts), excluded, posterior, self._fits)
 
     def _posterior(self, request: Request) -> PromptPosterior | None:
         """None for seeds, where too few prompts are observed, and where no GP can be fitted to them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class RandomPrompts:
 
     def propose(self, state: SearchState, count: int, rng: np.random.Generator) -> list[Candidate]:
         """See ``CandidateSource``; fewer than ``count`` only when the space is exhausted."""
-        prompts = random_prompts(state.instructions, self._pool, count, rng, state.excluded)
+        prompts = random_prompts(state.instructions, self._pool, count, rng, state.accepts)
         return [Candidate(prompt) for prompt in prompts]
 
 
@@ -63,15 +63,18 @@ def random_share(fraction: float, count: int, rng: np.random.Generator) -> int:
 
 
 def random_prompts(
-    instructions: Sequence[str], pool: ExemplarPool, n: int, rng: np.random.Generator, excluded: Set[str]
+    instructions: Sequence[str],
+    pool: ExemplarPool,
+    n: int,
+    rng: np.random.Generator,
+    accepts: Callable[[Prompt], bool] = lambda prompt: True,
 ) -> list[Prompt]:
-    """n distinct prompts with ids not in ``excluded``: a uniform instruction, a random set. Fewer if none are found."""
-    seen, found = set(excluded), list[Prompt]()
+    """n distinct prompts that ``accepts`` takes: a uniform instruction, a random set. Fewer if none are found."""
+    found: dict[str, Prompt] = {}
     for _ in range(ATTEMPTS * n):
         if len(found) == n:
             break
         prompt = Prompt(instructions[int(rng.integers(len(instructions)))], pool.random(rng))
-        if prompt.id not in seen:
-            seen.add(prompt.id)
-            found.append(prompt)
-    return found
+        if prompt.id not in found and accepts(prompt):
+            found[prompt.id] = prompt
+    return list(found.values())

@@ -105,11 +105,16 @@ class Hyperband:
         self._limits = {"seeds": before_invbo, "hyperband": before_invbo, "invbo": max_calls}
         self._history = History(self._seed, self._top)
         self._races: list[Race] = []
+        self._stopped = False
         self._opening: tuple[Bracket, Request] | None = None  # the bracket that waits for its proposals
         self._open_next()
 
     def actions(self) -> list[Action]:
-        """All that the walk waits for now, the most urgent first; empty when it is over. Asking changes nothing."""
+        """All that the walk waits for now, the most urgent first; empty when it is over. Asking changes nothing.
+        Nothing after ``stop``.
+        """
+        if self._stopped:
+            return []
         evaluations = [
             Evaluate(
                 race.bracket.index,
@@ -123,6 +128,10 @@ class Hyperband:
         ]
         evaluations.sort(key=lambda action: action.wave)
         return [self._opening[1], *evaluations] if self._opening else [*evaluations]
+
+    def stop(self) -> None:
+        """Begin nothing more, because the time is up. Rungs that are under way can still be observed."""
+        self._stopped = True
 
     def enter(self, bracket_index: int, prompts: Sequence[Prompt]) -> None:
         """Enter the prompts proposed for a bracket, in order.

@@ -119,9 +119,9 @@ class Ledger:
                 )
 
     def record_proposals(self, bracket: int, proposals: Sequence[Proposal]) -> None:
-        """Write a bracket's proposals. A second call with the same proposals does nothing.
+        """Write a bracket's proposals. Of those that are recorded already, nothing is written again.
 
-        Raises ``LipoError`` when others are recorded for the bracket: a resumed run must propose the same again.
+        Raises ``LipoError`` unless they begin with the recorded ones: a resumed run proposes the same, perhaps more.
         """
         rows = [
             (bracket, position, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
@@ -132,14 +132,14 @@ class Ledger:
                 row[0]
                 for row in self._db.rows("SELECT prompt_id FROM proposals WHERE bracket = ? ORDER BY position", bracket)
             ]
-            if not before:
-                self._insert_prompts(p.prompt for p in proposals)
-                self._db.insert("proposals (bracket, position, prompt_id, source, stage, cosine, info)", rows)
-            elif before != [row[2] for row in rows]:
+            if before != [row[2] for row in rows[: len(before)]]:
                 raise LipoError(
                     f"ledger {self._db.path}: expected the {len(before)} proposals recorded for bracket "
                     f"{bracket}, got {len(rows)} others; use a new run folder for a changed run"
                 )
+            self._insert_prompts(p.prompt for p in proposals)
+            columns = "proposals (bracket, position, prompt_id, source, stage, cosine, info)"
+            self._db.insert(columns, rows[len(before) :])
 
     def record_rung(self, result: RungResult) -> None:
         """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since."""

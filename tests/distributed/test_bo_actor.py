@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -52,6 +53,12 @@ class ReportingProposer:
         ]
 
 
+class TellingProposer(ReportingProposer):
+    def propose(self, request):
+        text = f"{request.count} more beside {', '.join(prompt.id for prompt in request.running)}"
+        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", "hyperband", 7)) for i in range(request.count)]
+
+
 def no_proposer():
     raise InputError("nobody should be asked")
 
@@ -73,6 +80,17 @@ def test_proposals_are_recorded_and_reused(cluster):
     assert ray.get(again.propose.remote(REQUEST)) == [proposal]
     with pytest.raises(InputError, match="nobody should be asked"):
         ray.get(again.prepare.remote())
+
+
+def test_a_bracket_that_has_become_wider_gets_more(cluster):
+    records = ray.remote(Records).options(num_cpus=0).remote()
+    narrow = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
+    wide = replace(REQUEST, count=3)
+    wider = ray.get(start_bo_actor(TellingProposer, records).propose.remote(wide))
+    assert wider[:1] == narrow and len(wider) == 3
+    texts = [proposal.prompt.instruction for proposal in wider[1:]]
+    assert texts == [f"2 more beside {narrow[0].prompt.id} {i}" for i in (0, 1)]
+    assert ray.get(records.all.remote()) == {7: wider}
 
 
 def test_while_the_seeds_race_the_proposer_is_prepared(cluster):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -122,9 +124,9 @@ def service(behaviour="answer", proposals=None):
     return ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals)
 
 
-def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda position: None):
+def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda position: None, deadline=math.inf):
     bo = BOSlot(partial(runner.start_bo_actor, make_proposer, handle))
-    runner.tune_search(hyperband, handle, bo, tmp_path, on_event)
+    runner.tune_search(hyperband, handle, bo, tmp_path, on_event, deadline=deadline)
 
 
 def same(rungs):
@@ -163,6 +165,31 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     again, resumed = service(proposals=recorded), Hyperband(brackets(), seed=3, overlap=2)
     search(resumed, again, tmp_path, make_proposer=no_proposer)
     assert same(ray.get(again.seen.remote())[1]) == same(rungs)
+
+
+@pytest.mark.parametrize("last", [-1, 0, 5])
+def test_no_rung_begins_after_the_deadline(cluster, tmp_path, monkeypatch, last):
+    """The time is up with event number ``last``; -1: before the first."""
+    now, events = [10.0 * (last < 0)], []
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def on_event(position):
+        events.append(position)
+        now[0] = 10.0 * (len(events) > last)
+
+    hyperband, handle = Hyperband(brackets(), seed=3, overlap=2), service()
+    search(hyperband, handle, tmp_path, on_event=on_event, deadline=5.0)
+    recorded, rungs, _, _ = ray.get(handle.seen.remote())
+    assert hyperband.actions() == []
+    assert len(events) <= last + 1 + 3, "rungs under way, and proposals that had come, are all that follows"
+    assert (not rungs) == (last < 1)
+
+    whole = []
+    run_search(Hyperband(brackets(), seed=3, overlap=2), HashProposer().propose, evaluate, on_rung=whole.extend)
+    assert set(map(str, same(rungs))) < set(map(str, same(whole)))
+    again = service(proposals=recorded)
+    search(Hyperband(brackets(), seed=3, overlap=2), again, tmp_path)
+    assert same(ray.get(again.seen.remote())[1]) == same(whole)
 
 
 def test_an_evaluation_that_raises_ends_the_run_with_its_error(cluster, tmp_path, capfd):

@@ -1,6 +1,7 @@
 """What every ``CandidateSource`` promises. Test classes inherit it and give the fixture ``source``."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,10 @@ class CandidateSourceContract:
             ids = [candidate.prompt.id for candidate in candidates]
             assert 0 < len(set(ids)) == len(ids) <= count
             assert not set(ids) & {prompt.id for prompt in (*running, *(prompt for prompt, _ in OBSERVED))}
+
+    def test_every_prompt_fits_the_context(self, source):
+        state = replace(make_state(stage=self.stage), fits=lambda prompt: len(prompt.exemplars) < 3)
+        assert all(len(candidate.prompt.exemplars) < 3 for candidate in source.propose(state, 12, rng()))
 
     def test_what_is_in_the_batch_already_is_not_proposed(self, source):
         first = self.ask(source)

@@ -409,3 +409,13 @@ def test_the_position_counts_up_to_what_was_planned():
     last = hyperband.position()
     assert last.done == last.planned <= cost(brackets)
     assert (last.bracket, last.rung, last.open, last.incumbent) == (5, 2, 0, hyperband.incumbent())
+
+
+def test_a_stopped_walk_begins_nothing_and_takes_what_was_under_way():
+    hyperband, landscape = Hyperband(small_run(), seed=0), random_landscape(0)
+    hyperband.enter(0, prompts("abcdef"))
+    under_way = hyperband.actions()[0]
+    hyperband.stop()
+    assert hyperband.actions() == []
+    assert observe(hyperband, under_way, landscape)
+    assert hyperband.actions() == []

@@ -174,8 +174,17 @@ def test_prompts_and_proposals_come_back(ledger):
     assert ledger.proposals()[1][1].info == first.info
 
 
+def test_a_bracket_gets_further_proposals(ledger):
+    proposals = [Proposal(Prompt(text), Origin("ape", "hyperband", 2)) for text in ("a", "b", "c")]
+    ledger.record_proposals(2, proposals[:1])
+    ledger.record_proposals(2, proposals)
+    assert ledger.proposals() == [(2, proposal) for proposal in proposals]
+
+
 def test_other_proposals_for_a_recorded_bracket_are_refused(ledger):
     ledger.record_proposals(0, [Proposal(PROMPT, Origin("seed", "seeds", 0))])
+    with pytest.raises(LipoError, match="bracket 0"):
+        ledger.record_proposals(0, [])
     with pytest.raises(LipoError, match="bracket 0"):
         ledger.record_proposals(0, [Proposal(Prompt("other"), Origin("seed", "seeds", 0))])
     assert [p.prompt for _, p in ledger.proposals()] == [PROMPT]
