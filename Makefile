@@ -25,14 +25,19 @@ define install
   pip_install --no-deps $(EMBEDDED)
 endef
 
-.PHONY: demo check test wheel clean
+.PHONY: demo check types unit test wheel clean
 demo: $(STAMP)
 	$(BIN)/python -m lipo_e_ray.run --profile demo --output runs/demo
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --jobs 2 types unit
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+unit: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
 test: $(STAMP)  # three processes for two cores: those that start clusters wait half of the time

@@ -87,6 +87,7 @@ def part_of(nodeid: str) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what a slow fixture is used by, and put the tests in the order in which their parts start."""
+    use_one_torch_thread()  # here, because fixtures of modules come before those of tests
     order = list(PARTS)
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -115,11 +116,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
 
 
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> None:
+def use_one_torch_thread() -> None:
     """On a busy machine two threads that wait for each other take many times as long: 370 s for what takes 10."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    """Also where the test before has changed it."""
+    use_one_torch_thread()
 
 
 @pytest.fixture(scope="session")

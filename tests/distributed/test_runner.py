@@ -82,7 +82,7 @@ class FakeService:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         # Another order of arrival than of departure.
-        await asyncio.sleep(int(prompt.id[:2], 16) / 0x100 * 0.02)
+        await asyncio.sleep(0.01 + int(prompt.id[:2], 16) / 0x100 * 0.02)
         if prompt.instruction.startswith("0.1 ") and self.behaviour == "raise":
             raise EngineError("the engines are gone")
         if prompt.instruction.startswith("0.1 ") and self.behaviour == "hang":
