@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lipo_e_ray.config import RunConfig, from_dict, get_profile, leaves, setting_types, to_dict, tree, unknown_key
+from lipo_e_ray.engine.embedded import ENCODER, MODEL
 from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.types import InputError
 
@@ -124,8 +125,13 @@ def _parsed(key: str, text: str, wanted: type) -> Any:
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    if os.path.isdir(config.task.name):
-        config = replace(config, task=replace(config.task, name=os.path.realpath(config.task.name)))
+    task, model, encoder = config.task, config.model, config.encoder
+    if os.path.isdir(task.name):
+        config = replace(config, task=replace(task, name=os.path.realpath(task.name)))
+    if os.path.isdir(model.name) and model.name != MODEL:
+        config = replace(config, model=replace(model, name=os.path.abspath(model.name)))
+    if os.path.isdir(encoder.name) and encoder.name != ENCODER:
+        config = replace(config, encoder=replace(encoder, name=os.path.abspath(encoder.name)))
     if config.instructions_file:
         config = replace(config, instructions_file=os.path.realpath(config.instructions_file))
     return config

@@ -60,6 +60,11 @@ def test_what_a_user_names_is_found_from_anywhere(tmp_path, monkeypatch):
     config = resolve([Layer("flags", {"task.name": "mine", "instructions_file": "own.txt"})]).config
     assert (config.task.name, config.instructions_file) == (str(tmp_path / "mine"), str(tmp_path / "own.txt"))
     assert resolve([Layer("flags", {"task.name": "gsm8k"})]).config.task.name == "gsm8k"
+    config = resolve([Layer("flags", {"model.name": "mine", "encoder.name": "mine"})]).config
+    assert (config.model.name, config.encoder.name) == (str(tmp_path / "mine"), str(tmp_path / "mine"))
+    for name in (PROFILES["demo"].model.name, PROFILES["demo"].encoder.name):
+        Path(name).mkdir()
+    assert resolve([], "demo").config == PROFILES["demo"], "embedded models come from their packages"
 
 
 def test_files_in_toml_and_json_say_the_same(tmp_path):
