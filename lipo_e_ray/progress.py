@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,6 +80,17 @@ class Snapshot:
 Event = Message | Waiting | Snapshot
 Listener = Callable[[Event], object]
 """Called from several threads, one event at a time; ``str(event)`` is a line to print."""
+
+
+def one_at_a_time(listener: Listener) -> Listener:
+    """``listener``, which no thread calls while another one does."""
+    lock = threading.RLock()  # a signal may interrupt a call, in whose thread the next event then comes
+
+    def tell(event: Event) -> object:
+        with lock:
+            return listener(event)
+
+    return tell
 
 
 def clock(seconds: float) -> str:

@@ -1,6 +1,9 @@
+import threading
+import time
+
 import pytest
 
-from lipo_e_ray.progress import Message, Snapshot, Waiting, clock
+from lipo_e_ray.progress import Message, Snapshot, Waiting, clock, one_at_a_time
 from lipo_e_ray.search.hyperband import Position
 from lipo_e_ray.types import Observation
 
@@ -47,3 +50,21 @@ def test_every_event_is_a_line():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3661, "1:01:01")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_listener_is_called_by_one_thread_at_a_time():
+    inside, most = [], []
+
+    def listen(event):
+        inside.append(event)
+        time.sleep(0.01)
+        most.append(len(inside))
+        inside.remove(event)
+
+    tell = one_at_a_time(listen)
+    threads = [threading.Thread(target=tell, args=(Message(str(i)),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
