@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,8 @@ from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session, signals_interrupt
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.latent.inversion import MAX_REQUESTS
-from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting
+from lipo_e_ray.planning import check_limit, left_for_search
+from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting, one_at_a_time
 from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.analysis import Records, read_folder
 from lipo_e_ray.report.html import best_prompt_document, write_report
@@ -66,16 +67,26 @@ def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Give
     ``address``: the Ray to use, see ``ray_session``. Raises ``InputError``, ``EngineError`` and ``KeyboardInterrupt``;
     whatever was paid for by then is in the ledger.
     """
+    listener = one_at_a_time(listener)
     listener(Message(f"task {config.task.name}, model {config.model.name}: loading and checking"))
     inputs = prepare(config, folder, given)
+    check_limit(config, inputs)
     for note in inputs.notes:
         listener(Message(note))
     try:
         with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
-            return _Job(replace(config, max_exemplars=inputs.max_exemplars), folder, inputs, listener).run()
+            return _Job(replace(config, max_exemplars=inputs.max_exemplars), folder, inputs, listener).run(
+                _how_to_go_on(folder, given)
+            )
     except KeyboardInterrupt:
-        listener(Message(f"interrupted; nothing that was answered is lost: lipo-e-ray resume {folder.path}"))
+        listener(Message(f"interrupted; nothing that was answered is lost: {_how_to_go_on(folder, given)}"))
         raise
+
+
+def _how_to_go_on(folder: RunFolder, given: Given) -> str:
+    """What to do next, for a message; the command line knows neither engines nor functions that Python code gave."""
+    own = "; with your own engine or metric function, make the same call again" if given.engine or given.metric else ""
+    return f"lipo-e-ray resume {shlex.quote(str(folder.path))}{own}"
 
 
 def evaluate_best(
@@ -85,6 +96,7 @@ def evaluate_best(
     best = read_folder(folder).best
     if best is None:
         raise InputError(f"{folder.path}: expected an evaluated prompt, found none; resume the run first")
+    listener = one_at_a_time(listener)
     inputs = prepare(config, folder, given)
     with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
         job = _Job(config, folder, inputs, listener)
@@ -104,10 +116,13 @@ class _Job:
         self._tell = listener
         self._deadline = time.monotonic() + 60 * config.time_limit if config.time_limit else math.inf
 
-    def run(self) -> Records:
+    def run(self, how_to_go_on: str) -> Records:
+        """``how_to_go_on``: what the user is told where the time limit ends the search."""
         with self.service() as service:
             instructions, paid = self._instructions(service)
-            self._search(service, instructions, paid)
+            if not self._search(service, instructions, paid):
+                minutes = f"{self._config.time_limit:g} minutes are over: no rung was begun after that"
+                self._tell(Message(f"{minutes}; to go on: {how_to_go_on}"))
             records = self._measure(service)
         if records.best is None:  # the time was up before the first rung was complete
             return records
@@ -161,12 +176,16 @@ class _Job:
                 return _generated(service, chats, samplings, "the model's instructions")
 
             holds = self._inputs.context.holds
-            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed, holds)
+            most = math.inf
+            if config.max_llm_calls:  # a prompt that is evaluated on all validation examples has to be left
+                most = left_for_search(config, self._inputs, 0) - len(self._inputs.task.validation)
+            written = generate_instructions(generate, self._inputs.task, config.ape, config.seed, holds, most)
             instructions |= {text: "ape" for text in written if text not in instructions}
             self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
         return instructions, asked
 
-    def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> None:
+    def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> bool:
+        """Whether the search came to its end before the time was up."""
         config, task = self._config, self._inputs.task
         brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
         hyperband = Hyperband(
@@ -183,19 +202,13 @@ class _Job:
         )
         self._watch.reached(hyperband.position())
         tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask, self._deadline)
-        if time.monotonic() > self._deadline:
-            minutes = f"{config.time_limit:g} minutes are over: no rung was begun after that"
-            self._tell(Message(f"{minutes}; lipo-e-ray resume {self._folder.path} goes on"))
         bo.close()
         self._watch.reached(None)
+        return time.monotonic() <= self._deadline
 
     def _search_budget(self, paid: int) -> int:
-        """What of ``max_llm_calls`` is left for validation: less APE, InvBO's rewriting and the test, each at most."""
-        config = self._config
-        if not config.max_llm_calls:
-            return 0
-        reserved = paid + 2 * len(self._inputs.task.test) + config.invbo.iterations * config.invbo.q * MAX_REQUESTS
-        return max(1, config.max_llm_calls - reserved)
+        """What ``Hyperband`` may spend; 0: no limit."""
+        return max(1, left_for_search(self._config, self._inputs, paid)) if self._config.max_llm_calls else 0
 
     def _measure(self, service: ActorHandle[Any]) -> Records:
         """The test split, once, for the baseline and the best prompt."""

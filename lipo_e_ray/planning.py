@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from lipo_e_ray.config import PROFILES, RunConfig
 from lipo_e_ray.inputs import Inputs
+from lipo_e_ray.instructions.induction import fewest_calls
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.progress import clock
 from lipo_e_ray.search.hyperband import plan_brackets
 from lipo_e_ray.task.rendering import render
-from lipo_e_ray.types import Prompt
+from lipo_e_ray.types import InputError, Prompt
 
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
@@ -53,6 +54,24 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
         )
     items.append(Item("test", f"2 x {len(inputs.task.test)}", 2 * len(inputs.task.test)))
     return items
+
+
+def left_for_search(config: RunConfig, inputs: Inputs, paid: int) -> int:
+    """What of ``max_llm_calls`` is left for validation: less the ``paid`` calls of APE, rewriting and test at most."""
+    reserved = 2 * len(inputs.task.test) + config.invbo.iterations * config.invbo.q * MAX_REQUESTS
+    return config.max_llm_calls - paid - reserved
+
+
+def check_limit(config: RunConfig, inputs: Inputs) -> None:
+    """Raises ``InputError`` where ``max_llm_calls`` cannot pay for one prompt on all validation examples."""
+    paid, needed = fewest_calls(config.ape) if config.ape.use else 0, len(inputs.task.validation)
+    lacking = needed - left_for_search(config, inputs, paid)
+    if config.max_llm_calls and lacking > 0:
+        fewer = f", or ask the model for fewer instructions, which takes {paid}: --ape-num-instructions" if paid else ""
+        raise InputError(
+            f"call budget: expected {config.max_llm_calls + lacking} calls or more (one prompt on all {needed} "
+            f"validation examples, and what is done besides), got {config.max_llm_calls}; raise --max-llm-calls{fewer}"
+        )
 
 
 def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:
@@ -120,6 +139,7 @@ class Plan:
 
 def make_plan(config: RunConfig, inputs: Inputs) -> Plan:
     """The schedule and its cost. Raises ``InputError`` like the run itself would."""
+    check_limit(config, inputs)
     items = tuple(plan_items(config, inputs))
     calls = sum(item.calls for item in items)
     return Plan(

@@ -158,6 +158,12 @@ def test_time_that_is_up_before_the_first_result_is_no_error(tmp_path):
     assert lipo.resume(tmp_path, engine=SPEC, changes={"time_limit": 0.0, "invbo.iterations": 2}).best is not None
 
 
+def test_a_limit_below_the_least_is_refused_before_anything_is_paid(tmp_path):
+    with pytest.raises(lipo.InputError, match="call budget: expected .* got 10; raise --max-llm-calls"):
+        lipo.optimize(TASK, engine=NO_ENGINE, output=tmp_path / "run", config=SMALL, profile="demo", max_llm_calls=10)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("split", ["tset", "pool"])
 def test_a_split_that_cannot_be_measured(tmp_path, split):
     with pytest.raises(lipo.InputError, match=f"split: expected validation or test, got '{split}'"):

@@ -1,10 +1,14 @@
+import re
 from dataclasses import replace
+
+import pytest
 
 from lipo_e_ray.config import PROFILES, APEConfig, InvBOConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
 from lipo_e_ray.planning import make_plan, plan_items, tokens_per_call
 from lipo_e_ray.search.hyperband import cost, plan_brackets
+from lipo_e_ray.types import InputError
 
 DEMO = PROFILES["demo"]
 SPEC = EngineSpec(
@@ -60,3 +64,18 @@ def test_the_limit_is_the_most():
     assert make_plan(DEMO, load_inputs(DEMO, SPEC)).calls == sum(
         i.calls for i in plan_items(DEMO, load_inputs(DEMO, SPEC))
     )
+
+
+@pytest.mark.parametrize("ape", [True, False])
+def test_a_limit_that_no_prompt_can_be_found_with_is_refused_before_anything_is_paid(ape):
+    def limited(calls: int):
+        config = replace(DEMO, max_llm_calls=calls, ape=replace(DEMO.ape, use=ape))
+        return make_plan(config, load_inputs(config, SPEC))
+
+    with pytest.raises(InputError, match="call budget: expected .* raise --max-llm-calls") as caught:
+        limited(100)
+    assert ("--ape-num-instructions" in str(caught.value)) == ape
+    fewest = int(re.search(r"expected (\d+)", str(caught.value))[1])
+    assert limited(fewest).calls == fewest
+    with pytest.raises(InputError, match=f"got {fewest - 1};"):
+        limited(fewest - 1)

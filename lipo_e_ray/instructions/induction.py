@@ -6,6 +6,7 @@ request itself shows how it is done, on other tasks: without that a small model 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -99,21 +100,27 @@ Holds = Callable[[Sequence[Message], int], bool]
 
 
 def generate_instructions(
-    generate: Generate, task: Task, config: APEConfig, seed: int, holds: Holds = lambda messages, max_tokens: True
+    generate: Generate,
+    task: Task,
+    config: APEConfig,
+    seed: int,
+    holds: Holds = lambda messages, max_tokens: True,
+    max_calls: float = math.inf,
 ) -> list[str]:
     """Up to ``config.num_instructions`` instructions the model wrote, cleaned and distinct, in the order they came.
 
     Each request shows ``config.examples_per_request`` solved pool examples, or as many of them as the context
     ``holds``, and has a seed of its own: the result follows from ``seed`` and the model's answers. Fewer instructions
-    come back when ``ATTEMPTS`` times as many calls did not give enough. Two are distinct when they differ in more than
-    case, punctuation and space; they also differ so from the shipped seeds and from the instructions in the request.
+    come back when ``ATTEMPTS`` times as many calls, or ``max_calls``, did not give enough. Two are distinct when they
+    differ in more than case, punctuation and space; they also differ so from the shipped seeds and from the
+    instructions in the request.
     """
     shown = [instruction for _, instruction in _OTHER_TASKS]
     seen = {identity(text) for text in (*SEED_INSTRUCTIONS, *shown)}
     instructions: list[str] = []
-    asked = 0
-    while (missing := config.num_instructions - len(instructions)) > 0 and asked < ATTEMPTS * config.num_instructions:
-        batch = range(asked, min(asked + max(8, 3 * missing // 2), ATTEMPTS * config.num_instructions))
+    asked, most = 0, int(min(ATTEMPTS * config.num_instructions, max_calls))
+    while (missing := config.num_instructions - len(instructions)) > 0 and asked < most:
+        batch = range(asked, min(asked + _batch_size(missing), most))
         asked = batch.stop
         requests = [_request(task, config, seed, number, holds) for number in batch]
         for completion in generate([chat for chat, _ in requests], [sampling for _, sampling in requests]):
@@ -122,6 +129,15 @@ def generate_instructions(
                 seen.add(identity(text))
                 instructions.append(text)
     return instructions[: config.num_instructions]
+
+
+def fewest_calls(config: APEConfig) -> int:
+    """LLM calls that ``generate_instructions`` makes even where every answer is an instruction."""
+    return min(_batch_size(config.num_instructions), ATTEMPTS * config.num_instructions)
+
+
+def _batch_size(missing: int) -> int:
+    return max(8, 3 * missing // 2)  # about two of three answers are new instructions
 
 
 def identity(text: str) -> str:

@@ -149,7 +149,7 @@ class RunFolder:
             why = "a run goes on with more of it, not with less" if key in GROWING else "that would be another run"
             raise InputError(
                 f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
-                f"{here[key]!r}): {why}; give another --output, or `resume` it as it is"
+                f"{here[key]!r}): {why}; give another --output, or `resume` it without a change"
             )
 
 

@@ -4,6 +4,7 @@ from lipo_e_ray.config import APEConfig
 from lipo_e_ray.instructions.induction import (
     ATTEMPTS,
     clean_instruction,
+    fewest_calls,
     generate_instructions,
     identity,
     longest_request,
@@ -77,6 +78,15 @@ class TestGenerate:
         for writer in (Writer("#### 7"), Writer(None)):
             assert generate_instructions(writer, small_task, APEConfig(num_instructions=10), 0) == []
             assert len(writer.asked) == ATTEMPTS * 10
+        writer = Writer(None)
+        generate_instructions(writer, small_task, APEConfig(num_instructions=10), 0, max_calls=25)
+        assert len(writer.asked) == 25
+
+    def test_the_fewest_calls_are_those_of_a_model_that_never_fails(self, small_task):
+        for n in (1, 28):
+            writer = Writer(*numbered(50))
+            generate_instructions(writer, small_task, APEConfig(num_instructions=n), 0)
+            assert len(writer.asked) == fewest_calls(APEConfig(num_instructions=n))
 
     def test_failed_calls_and_unusable_texts_are_asked_again(self, small_task):
         writer = Writer(None, "5 + 5 = 10", *numbered(30))
