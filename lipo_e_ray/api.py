@@ -94,7 +94,7 @@ def optimize(
         config: further settings, ``{"model": {"max_tokens": 256}}`` or ``{"model.max_tokens": 256}``, a TOML or JSON
             file of them, or a whole ``RunConfig``.
         address: the Ray to run on: ``local`` (default), ``auto``, ``host:port``. ``ray://``: command line only.
-        callback: is given every ``progress.Event``, also from other threads.
+        callback: is given every ``progress.Event``, one at a time, also from other threads; it must not raise.
 
     Raises ``InputError`` before anything is paid, ``EngineError`` when no engine answers any more, and
     ``KeyboardInterrupt``; whatever was paid for by then is kept in the folder.

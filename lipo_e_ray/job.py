@@ -30,7 +30,7 @@ from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting, one_at_a_t
 from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.analysis import Records, read_folder
 from lipo_e_ray.report.html import best_prompt_document, write_report
-from lipo_e_ray.search.hyperband import Hyperband, Position, plan_brackets
+from lipo_e_ray.search.hyperband import Evaluate, Hyperband, Position, plan_brackets
 from lipo_e_ray.service.meter import Reading
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.store.salvage import damaged_copy
@@ -120,9 +120,8 @@ class _Job:
         """``how_to_go_on``: what the user is told where the time limit ends the search."""
         with self.service() as service:
             instructions, paid = self._instructions(service)
-            if not self._search(service, instructions, paid):
-                minutes = f"{self._config.time_limit:g} minutes are over: no rung was begun after that"
-                self._tell(Message(f"{minutes}; to go on: {how_to_go_on}"))
+            if reason := self._search(service, instructions, paid):
+                self._tell(Message(f"{reason}: no rung was begun after that; to go on: {how_to_go_on}"))
             records = self._measure(service)
         if records.best is None:  # the time was up before the first rung was complete
             return records
@@ -184,8 +183,8 @@ class _Job:
             self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
         return instructions, asked
 
-    def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> bool:
-        """Whether the search came to its end before the time was up."""
+    def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> str:
+        """Why the search ended before its end; empty where it did not."""
         config, task = self._config, self._inputs.task
         brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
         hyperband = Hyperband(
@@ -200,11 +199,33 @@ class _Job:
         self._tell(
             Message(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
         )
+        too_much = ""
+
+        def reached(position: Position) -> None:
+            nonlocal too_much
+            self._watch.reached(position)
+            if config.max_llm_calls and not self._can_pay(
+                service, hyperband, left_for_search(config, self._inputs, paid)
+            ):
+                too_much = f"--max-llm-calls {config.max_llm_calls} may not pay for what comes next, raise it"
+                hyperband.stop()
+
         self._watch.reached(hyperband.position())
-        tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask, self._deadline)
+        tune_search(hyperband, service, bo, self._folder.path, reached, self._watch.ask, self._deadline)
         bo.close()
         self._watch.reached(None)
-        return time.monotonic() <= self._deadline
+        late = time.monotonic() > self._deadline
+        return too_much or (f"{config.time_limit:g} minutes are over" if late else "")
+
+    def _can_pay(self, service: ActorHandle[Any], hyperband: Hyperband, left: int) -> bool:
+        """Whether ``left`` calls, of which all answers so far are paid, pay for the open rungs too.
+
+        ``Hyperband`` stays within its budget by itself. But a run that goes on with other limits may not use all that
+        was paid before: brackets are cut anew, and another best prompt is tested.
+        """
+        rungs = [(action.prompts, action.fidelity) for action in hyperband.actions() if isinstance(action, Evaluate)]
+        answers, lacking = result(service.spending.remote(rungs), "the evaluation service")
+        return not lacking or answers + lacking <= left
 
     def _search_budget(self, paid: int) -> int:
         """What ``Hyperband`` may spend; 0: no limit."""

@@ -107,6 +107,16 @@ def test_a_run_goes_on_with_more(tmp_path):
     )
 
 
+def test_more_iterations_stay_within_the_limit_that_the_search_has_used_up(tmp_path):
+    """The first run has nothing to keep for InvBO; cut anew, the brackets use less of what was paid."""
+    settings, events = SMALL | {"invbo.iterations": 0}, []
+    lipo.optimize(TASK, engine=SPEC, output=tmp_path, config=settings, profile="demo", max_llm_calls=400)
+    more = lipo.resume(tmp_path, changes={"invbo.iterations": 3}, engine=SPEC, callback=events.append)
+    assert 300 < more.calls <= 400
+    assert any("--max-llm-calls 400 may not pay for what comes next" in str(event) for event in events)
+    assert lipo.resume(tmp_path, engine=SPEC).calls == more.calls
+
+
 def test_a_metric_of_ones_own_in_a_running_event_loop(tmp_path):
     """As in a notebook."""
 

@@ -118,7 +118,7 @@ def evaluate(
     address: Address = None,
     metric: SameMetric = None,
 ) -> None:
-    """Measure the best prompt on a whole split; what the ledger knows is not asked again."""
+    """Measure the best prompt on a whole split; what was answered before is not asked again."""
     if split not in ("validation", "test"):
         raise InputError(f"--split: expected validation or test, got {split!r}")
     here = _enter(address, folder, "evaluate", {"--split": split, "--metric": metric})

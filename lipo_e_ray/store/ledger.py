@@ -217,6 +217,13 @@ class Ledger:
         )
         return {row[0]: Observation(*row) for row in rows}
 
+    def answers(self) -> int:
+        """Answers over both splits."""
+        count: int = self._db.rows(f"SELECT count(*) FROM outcomes WHERE {_ANSWERED}", *astuple(self.fingerprints))[0][
+            0
+        ]
+        return count
+
     def outcomes(self, prompt_id: str) -> dict[str, Outcome]:
         """Example id -> outcome with its text, over both splits."""
         rows = self._db.rows(
