@@ -26,7 +26,7 @@ from lipo_e_ray.report.statistics import Paired
 from lipo_e_ray.store.run_folder import OWN_TASK, RunFolder
 from lipo_e_ray.task.metrics import user_metric
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Evaluation, Fingerprints
+from lipo_e_ray.types import Evaluation, Fingerprints, InputError
 
 MetricFunction = Callable[[str, str], Any]
 """``function(output, reference)`` -> ``bool`` or ``Status``."""
@@ -137,6 +137,8 @@ def evaluate(
     callback: Listener | None = None,
 ) -> Evaluation:
     """Measure the best prompt of a run on a whole split; what was answered before is not asked again."""
+    if split not in ("validation", "test"):
+        raise InputError(f"split: expected validation or test, got {split!r:.60}")
     check_install()
     run_folder = RunFolder(Path(folder))
     run_config, given = _recorded(run_folder, metric, engine)
@@ -182,13 +184,18 @@ def _assemble(
     config: RunConfig | Mapping[str, Any] | str | Path | None,
 ) -> tuple[RunConfig, Given]:
     """The whole configuration, and what stands beside it."""
+    if not isinstance(task, (Task, str, Path)):
+        raise InputError(
+            f"task: expected a Task, a folder or a built-in task's name, got {type(task).__name__}; make a Task of "
+            "rows with Task.from_rows(train=..., test=...)"
+        )
     layers = []
     if isinstance(config, RunConfig):
         layers.append(settings.Layer("config", leaves(to_dict(config))))
-    elif isinstance(config, Mapping):
-        layers.append(settings.from_mapping(config, "config"))
-    elif config is not None:
+    elif isinstance(config, (str, Path)):
         layers.append(settings.read_file(Path(config)))
+    elif config is not None:
+        layers.append(settings.from_mapping(config, "config"))
     named = None if metric is None else metric if isinstance(metric, str) else _name_of(metric)
     chosen = {
         "task.name": None if isinstance(task, Task) else str(task),
@@ -215,7 +222,12 @@ def _recorded(
 
 
 def _name_of(function: MetricFunction) -> str:
-    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
+    if not callable(function):
+        raise InputError(f"metric: expected a metric's name or a function, got {type(function).__name__}")
+    module = (
+        getattr(function, "__module__", None) or "builtins"
+    )  # methods of built-in types, as str.endswith, have none
+    return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def _wrapped(metric: str | MetricFunction | None) -> Any:
@@ -226,8 +238,18 @@ def _spec(engine: EngineSpec | Callable[[], Engine] | None) -> EngineSpec | None
     """An engine's fingerprints are its own to tell: one is built for that, here, and closed again."""
     if engine is None or isinstance(engine, EngineSpec):
         return engine
+    if not callable(engine):
+        raise InputError(
+            f"engine: expected an EngineSpec or what builds an engine (a class or function without arguments), got "
+            f"{type(engine).__name__}"
+        )
     built = engine()
-    fingerprints: Fingerprints = built.fingerprints
+    fingerprints: Fingerprints | None = getattr(built, "fingerprints", None)
+    if not isinstance(fingerprints, Fingerprints):
+        raise InputError(
+            f"engine: expected an Engine, whose fingerprints are Fingerprints, got {type(built).__name__} with "
+            f"{fingerprints!r:.60}"
+        )
     closing = threading.Thread(target=lambda: asyncio.run(built.close()))  # there may be an event loop in this thread
     closing.start()
     closing.join()

@@ -109,6 +109,8 @@ class _Job:
             instructions, paid = self._instructions(service)
             self._search(service, instructions, paid)
             records = self._measure(service)
+        if records.best is None:  # the time was up before the first rung was complete
+            return records
         document = json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n"
         self._folder.best_prompt_file.write_text(document, encoding="utf-8")
         write_report(self._folder.path)
@@ -199,6 +201,8 @@ class _Job:
         """The test split, once, for the baseline and the best prompt."""
         found = read_folder(self._folder)
         prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.best) if scored}
+        if not prompts:
+            return found
         n = len(self._inputs.task.test)
         self._tell(Message(f"measuring {len(prompts)} prompts on the {n} test examples"))
         slow_result([service.evaluate.remote(prompt, "test", n) for prompt in prompts.values()], service, "the test")

@@ -18,6 +18,8 @@ from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.types import InputError
 
 DEFAULT_PROFILE = "one-gpu"
+DEFAULT = "default"
+"""The source of a value that nothing and nobody changed."""
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -39,7 +41,7 @@ class Settings:
     @property
     def given(self) -> set[str]:
         """Keys whose values neither a default nor a profile gave."""
-        return {key for key, source in self.sources.items() if not source.startswith(("default", "profile "))}
+        return {key for key, source in self.sources.items() if source not in (DEFAULT, _profile(self.config.profile))}
 
 
 def resolve(layers: Iterable[Layer], profile: str | None = None) -> Settings:
@@ -52,7 +54,7 @@ def resolve(layers: Iterable[Layer], profile: str | None = None) -> Settings:
     named = [layer.values["profile"] for layer in layers if "profile" in layer.values]
     base = get_profile(profile or str(named[-1] if named else DEFAULT_PROFILE))
     plain, values = leaves(to_dict(RunConfig())), leaves(to_dict(base))
-    sources = {key: "default" if values[key] == plain[key] else f"profile {base.profile}" for key in values}
+    sources = {key: DEFAULT if values[key] == plain[key] else _profile(base.profile) for key in values}
     if base.profile == "demo" and (dtype := fast_dtype()) != values["model.dtype"]:
         layers.insert(0, Layer("fastest on this machine", {"model.dtype": dtype}))
     for layer in layers:
@@ -62,6 +64,10 @@ def resolve(layers: Iterable[Layer], profile: str | None = None) -> Settings:
             if key != "profile":
                 values[key], sources[key] = value, layer.source
     return Settings(_with_absolute_paths(from_dict(tree(values))), sources)
+
+
+def _profile(name: str) -> str:
+    return f"profile {name}"
 
 
 def read_file(path: Path) -> Layer:

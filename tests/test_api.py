@@ -147,9 +147,31 @@ def test_a_plan_pays_and_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_method_of_a_built_in_type_is_a_metric():
+    assert lipo.plan(TASK, engine=NO_ENGINE, config=SMALL, profile="demo", metric=str.endswith).calls > 0
+
+
+def test_time_that_is_up_before_the_first_result_is_no_error(tmp_path):
+    settings = SMALL | {"ape.use": False, "time_limit": 1e-5}
+    result = lipo.optimize(TASK, engine=SPEC, output=tmp_path, config=settings, profile="demo")
+    assert (result.best, result.calls) == (None, 0)
+    assert lipo.resume(tmp_path, engine=SPEC, changes={"time_limit": 0.0, "invbo.iterations": 2}).best is not None
+
+
+@pytest.mark.parametrize("split", ["tset", "pool"])
+def test_a_split_that_cannot_be_measured(tmp_path, split):
+    with pytest.raises(lipo.InputError, match=f"split: expected validation or test, got '{split}'"):
+        lipo.evaluate(tmp_path, split)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"task": rows("a", 300)}, "task: expected a Task, .*, got list; make a Task of rows with Task.from_rows"),
+        ({"task": TASK, "metric": 3}, "metric: expected a metric's name or a function, got int"),
+        ({"task": TASK, "engine": SimulatedEngine()}, "engine: expected an EngineSpec or what builds an engine"),
+        ({"task": TASK, "engine": dict}, "engine: expected an Engine, .*, got dict with None"),
+        ({"task": TASK, "config": 3}, "config: expected settings by name, got 3"),
         ({"task": "/nowhere"}, "expected .*folder"),
         ({"task": TASK, "config": {"sede": 1}}, "config: unknown setting 'sede': did you mean seed"),
         ({"task": TASK, "profile": "x"}, "--profile: expected one of"),

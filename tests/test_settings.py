@@ -36,6 +36,11 @@ def test_the_last_layer_wins_and_the_source_of_each_value_is_known():
     assert set(resolved.sources) == set(setting_types())
 
 
+@pytest.mark.parametrize("name", ["default.toml", "profile demo.json"])
+def test_what_a_file_says_is_given_whatever_the_file_is_called(name):
+    assert resolve([Layer(name, {"task.metric": "mine:judge"})], "demo").given == {"task.metric"}
+
+
 @pytest.mark.parametrize(("profile", "dtype"), [("demo", "float32"), ("one-gpu", "bfloat16")])
 def test_the_demo_has_numbers_that_its_cpu_is_fast_with(monkeypatch, profile, dtype):
     monkeypatch.setattr(settings, "fast_dtype", lambda: "float32")

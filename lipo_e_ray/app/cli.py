@@ -136,8 +136,9 @@ def evaluate(
 def _print_result(result: Any) -> None:
     from lipo_e_ray.report.html import final_line
 
-    best = RunFolder(result.folder).best_prompt_file
-    print(f"best prompt: {best}\nreport: {result.report}\n{final_line(result.records)}")
+    if result.best is not None:
+        print(f"best prompt: {RunFolder(result.folder).best_prompt_file}\nreport: {result.report}")
+    print(final_line(result.records))
 
 
 @contextmanager

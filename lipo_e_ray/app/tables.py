@@ -7,7 +7,7 @@ from rich.table import Table
 
 from lipo_e_ray.config import flag, leaves, to_dict
 from lipo_e_ray.planning import Plan
-from lipo_e_ray.settings import Settings
+from lipo_e_ray.settings import DEFAULT, Settings
 
 
 def print_plan(plan: Plan) -> None:
@@ -38,4 +38,4 @@ def print_settings(settings: Settings) -> None:
 
 
 def _is_default(settings: Settings, key: str) -> bool:
-    return settings.sources[key] == "default"
+    return settings.sources[key] == DEFAULT

@@ -142,7 +142,11 @@ class Ledger:
             self._db.insert(columns, rows[len(before) :])
 
     def record_rung(self, result: RungResult) -> None:
-        """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since."""
+        """Write a result. It replaces that of an earlier walk.
+
+        That one's failed calls may have been answered since, or its smaller call budget had the seeds' race begin on
+        fewer examples.
+        """
         o = result.observation
         with self._db.transaction():
             self._db.insert(
@@ -164,8 +168,9 @@ class Ledger:
                         time.time(),
                     )
                 ],
-                "ON CONFLICT DO UPDATE SET errors = excluded.errors, evaluated = excluded.evaluated, "
-                "unparseable = excluded.unparseable, promoted = excluded.promoted, calls = excluded.calls",
+                "ON CONFLICT DO UPDATE SET s = excluded.s, fidelity = excluded.fidelity, errors = excluded.errors, "
+                "evaluated = excluded.evaluated, unparseable = excluded.unparseable, promoted = excluded.promoted, "
+                "calls = excluded.calls",
             )
 
     # ---- reading ----

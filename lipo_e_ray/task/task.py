@@ -58,8 +58,11 @@ class Task:
         """A task of data frames with the columns question and answer; otherwise as ``from_rows``."""
 
         def rows(frame: Any, split: str) -> Any:
-            if not hasattr(frame, "to_dict"):
-                raise InputError(f"{split}: expected a data frame, got {type(frame).__name__}")
+            if not (hasattr(frame, "to_dict") and hasattr(frame, "itertuples")):  # a Series has the first alone
+                raise InputError(
+                    f"{split}: expected a data frame of pandas, got {type(frame).__name__}; for other rows there is "
+                    "Task.from_rows"
+                )
             return frame.to_dict(orient="records")
 
         return cls.from_rows(
@@ -80,6 +83,11 @@ class Task:
 
     @classmethod
     def _of(cls, splits: Splits, metric: str) -> Task:
+        if not isinstance(metric, str):
+            raise InputError(
+                f"metric: expected a metric's name for a task, got {type(metric).__name__}; give a function to "
+                "optimize(..., metric=function)"
+            )
         train, validation, test = (
             tuple(row.example for row in rows) for rows in (splits.train, splits.validation or (), splits.test)
         )

@@ -199,6 +199,14 @@ def test_a_second_walk_replaces_a_rung_result_in_its_place(ledger):
     assert ledger.rungs() == [again, other]
 
 
+def test_a_walk_that_begins_on_more_examples_replaces_the_fidelity_too(ledger):
+    """With more calls to spend, the seeds' race begins higher: of an old fidelity, the result would count as failed."""
+    higher = RungResult(0, "seeds", 0, 0, 24, Observation("p", 6, 24), False, 24)
+    for result in (RungResult(0, "seeds", 1, 0, 12, Observation("p", 3, 12), True, 12), higher):
+        ledger.record_rung(result)
+    assert ledger.rungs() == [higher]
+
+
 def test_a_reader_looks_on_while_the_writer_writes(ledger, path):
     with Ledger(path) as reader:
         assert reader.fingerprints == Fingerprints("", "", "")

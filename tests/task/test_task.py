@@ -62,9 +62,15 @@ def test_data_frames_are_rows():
         (frame(TEST, ("input", "answer")), r"row 1 of test: expected a non-empty string 'question', got the keys"),
         (frame([("c?", 3)]), "row 1 of test: expected a non-empty string 'answer', got 3"),
         (frame([]), "test: expected one row or more, got none"),
-        (TEST, "test: expected a data frame, got list"),
+        (TEST, "test: expected a data frame of pandas, got list"),
+        (frame(TEST)["question"], "test: expected a data frame of pandas, got Series"),
     ],
 )
 def test_frames_that_cannot_be_used(test, message):
     with pytest.raises(InputError, match=message):
         Task.from_pandas(train=frame(TRAIN), test=test)
+
+
+def test_a_function_is_no_metric_of_a_task():
+    with pytest.raises(InputError, match=r"expected a metric's name for a task, got function; give .* to optimize\("):
+        Task.from_rows(train=TRAIN, test=TEST, metric=lambda output, reference: True)
