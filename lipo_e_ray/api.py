@@ -224,9 +224,7 @@ def _recorded(
 def _name_of(function: MetricFunction) -> str:
     if not callable(function):
         raise InputError(f"metric: expected a metric's name or a function, got {type(function).__name__}")
-    module = (
-        getattr(function, "__module__", None) or "builtins"
-    )  # methods of built-in types, as str.endswith, have none
+    module = getattr(function, "__module__", None) or "builtins"  # a method of a built-in type has none
     return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 

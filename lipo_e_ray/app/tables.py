@@ -31,11 +31,6 @@ def print_settings(settings: Settings) -> None:
     for heading in ("setting", "value", "from", "change it with"):
         table.add_column(heading, overflow="fold")
     for key, value in leaves(to_dict(settings.config)).items():
-        table.add_row(
-            key, str(value), settings.sources[key], flag(key), style=None if _is_default(settings, key) else "bold"
-        )
+        source = settings.sources[key]
+        table.add_row(key, str(value), source, flag(key), style=None if source == DEFAULT else "bold")
     Console().print(table)
-
-
-def _is_default(settings: Settings, key: str) -> bool:
-    return settings.sources[key] == DEFAULT
