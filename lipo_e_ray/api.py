@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lipo_e_ray import job, settings
-from lipo_e_ray.config import RunConfig, leaves, to_dict
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import leaves, to_dict
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.install_check import check_install

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lipo_e_ray.config import flag, leaves, to_dict
+from lipo_e_ray.config import flag
+from lipo_e_ray.config_tree import leaves, to_dict
 from lipo_e_ray.planning import Plan
 from lipo_e_ray.settings import DEFAULT, Settings
 

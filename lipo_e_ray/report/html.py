@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lipo_e_ray.config import to_dict
+from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.report.analysis import Records, ScoredPrompt, new_instructions, parts, read_folder, top_prompts
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw

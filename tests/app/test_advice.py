@@ -9,7 +9,8 @@ import typer.main
 
 import lipo_e_ray
 from lipo_e_ray.app.cli import app
-from lipo_e_ray.config import FLAGS, RunConfig, leaves, setting_types, to_dict
+from lipo_e_ray.config import FLAGS, RunConfig
+from lipo_e_ray.config_tree import leaves, setting_types, to_dict
 from lipo_e_ray.settings import from_assignments
 
 ROOT = Path(lipo_e_ray.__file__).parent

@@ -17,7 +17,8 @@ import numpy as np
 
 from lipo_e_ray import job as composed
 from lipo_e_ray.app.display import Display
-from lipo_e_ray.config import RunConfig, from_dict
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import from_dict
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec

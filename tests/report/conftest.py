@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lipo_e_ray.config import PROFILES, RunConfig, to_dict
+from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import (
     Completion,

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.config import PROFILES
+from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.report.analysis import new_instructions, read
 from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
 from lipo_e_ray.store.ledger import Ledger
