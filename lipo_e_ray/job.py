@@ -28,7 +28,8 @@ from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting
 from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.analysis import Records, read_folder
-from lipo_e_ray.report.html import best_prompt_document, write_report
+from lipo_e_ray.report.answer import best_prompt_document
+from lipo_e_ray.report.html import write_report
 from lipo_e_ray.search.hyperband import Hyperband, Position, plan_brackets
 from lipo_e_ray.service.meter import Reading
 from lipo_e_ray.store.run_folder import RunFolder
