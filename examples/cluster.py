@@ -11,7 +11,7 @@ from typing import Any
 import lipo_e_ray as lipo
 
 
-def main(**settings: Any) -> lipo.Result:
+def main(task: str = "gsm8k", **settings: Any) -> lipo.Result:
     defaults = {
         "model": "Qwen/Qwen2.5-1.5B-Instruct",
         "profile": "cluster",
@@ -21,7 +21,7 @@ def main(**settings: Any) -> lipo.Result:
         "callback": print,
     }
     try:
-        result = lipo.optimize("gsm8k", **defaults | settings)
+        result = lipo.optimize(task, **defaults | settings)
     except KeyboardInterrupt:  # `ray job stop`, or Ctrl-C: what was answered is in the folder
         raise SystemExit("stopped; the same command goes on where it stopped") from None
     print(f"report: {result.report}")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lipo_e_ray import job, settings
-from lipo_e_ray.config import RunConfig, leaves, to_dict
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import leaves, to_dict
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.install_check import check_install
@@ -224,9 +225,7 @@ def _recorded(
 def _name_of(function: MetricFunction) -> str:
     if not callable(function):
         raise InputError(f"metric: expected a metric's name or a function, got {type(function).__name__}")
-    module = (
-        getattr(function, "__module__", None) or "builtins"
-    )  # methods of built-in types, as str.endswith, have none
+    module = getattr(function, "__module__", None) or "builtins"  # a method of a built-in type has none
     return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 

@@ -1,17 +1,11 @@
-"""Frozen configuration, one dataclass per component, checked at construction; profiles; JSON round trip.
+"""Frozen configuration, one dataclass per component, checked at construction; profiles.
 
-A setting's *key* is its path, ``model.max_tokens`` or ``seed``. Errors name the key and the flag that sets it.
-Unknown keys are errors: a misspelt key in a ``config.json`` must not silently mean "the default".
-"""
+A setting's *key* is its path, ``model.max_tokens`` or ``seed``. Errors name the key and the flag that sets it."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn, get_type_hints
+from typing import ClassVar, NoReturn
 
 from lipo_e_ray.types import InputError
 
@@ -42,12 +36,12 @@ def flag(key: str) -> str:
     return FLAGS.get(key, f"--set {key}=...")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
 
 
-class _Section:
+class Section:
     """A part of the configuration; ``SECTION`` is the first half of its settings' keys, empty for the top level."""
 
     SECTION: ClassVar[str] = ""
@@ -78,7 +72,7 @@ class _Section:
 
 
 @dataclass(frozen=True)
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """``name`` is ``arithmetic``, ``gsm8k`` or a folder; sizes of 0 mean "all there is".
 
     ``metric``: ``auto`` (chosen from the answers), ``numeric``, ``choice``, ``text`` or ``module:function``.
@@ -98,7 +92,7 @@ class TaskConfig(_Section):
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """``name``: ``smollm2-135m`` (embedded), a folder, or a Hugging Face id that vLLM serves. Lengths in tokens.
 
     ``max_model_len``: of prompt and answer together; 0: what the model has and the data needs.
@@ -129,7 +123,7 @@ class ModelConfig(_Section):
 
 
 @dataclass(frozen=True)
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """``name``: ``all-minilm-l6-v2`` (embedded), a folder, or a sentence-transformers id."""
 
     SECTION: ClassVar[str] = "encoder"
@@ -141,7 +135,7 @@ class EncoderConfig(_Section):
 
 
 @dataclass(frozen=True)
-class APEConfig(_Section):
+class APEConfig(Section):
     """Instruction induction (Zhou et al. 2023, APE): ``num_instructions`` distinct ones from the LLM itself."""
 
     SECTION: ClassVar[str] = "ape"
@@ -157,7 +151,7 @@ class APEConfig(_Section):
 
 
 @dataclass(frozen=True)
-class VAEConfig(_Section):
+class VAEConfig(Section):
     """Structure-aware VAE and its training; ``patience`` in epochs without a better validation loss."""
 
     SECTION: ClassVar[str] = "vae"
@@ -184,7 +178,7 @@ class VAEConfig(_Section):
 
 
 @dataclass(frozen=True)
-class HyperbandConfig(_Section):
+class HyperbandConfig(Section):
     """Fidelities are numbers of validation examples: ``b_min`` at the lowest rung, all of them at the highest.
 
     ``overlap``: rungs that a bracket has left when the next one opens. More keeps more engines busy; less tells the
@@ -206,7 +200,7 @@ class HyperbandConfig(_Section):
 
 
 @dataclass(frozen=True)
-class ProposalConfig(_Section):
+class ProposalConfig(Section):
     """Two-stage proposals: ``instructions`` x ``restarts`` points, ``steps`` of gradient on LogEI."""
 
     SECTION: ClassVar[str] = "proposal"
@@ -224,7 +218,7 @@ class ProposalConfig(_Section):
 
 
 @dataclass(frozen=True)
-class InvBOConfig(_Section):
+class InvBOConfig(Section):
     """InvBO (Chu et al. 2024): ``iterations`` of ``q`` candidates each; 0 iterations switch it off."""
 
     SECTION: ClassVar[str] = "invbo"
@@ -238,7 +232,7 @@ class InvBOConfig(_Section):
 
 
 @dataclass(frozen=True)
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything a run depends on. Two runs with equal configs and equal outcomes are the same run.
 
     ``max_llm_calls`` and ``time_limit`` (minutes; no rung begins after it): 0 means no limit. ``max_exemplars``: of a
@@ -293,81 +287,5 @@ ALIASES = {"l40s": "one-gpu"}
 def get_profile(name: str) -> RunConfig:
     """Raises ``InputError`` for a name that is no profile's."""
     name = ALIASES.get(name, name)
-    _require(name in PROFILES, f"--profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}")
+    require(name in PROFILES, f"--profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}")
     return PROFILES[name]
-
-
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain JSON types; ``from_dict`` gives the same config back."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(data: Any, kind: type[_Section] = RunConfig) -> Any:
-    """Build a ``RunConfig`` from JSON. Raises ``InputError`` for an unknown key, a wrong type or a bad value."""
-    whose = kind.SECTION or "the configuration"
-    _require(isinstance(data, dict), f"{whose}: expected an object of settings, got {data!r:.60}")
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if name not in {f.name for f in dataclasses.fields(kind)}:  # type: ignore[arg-type]
-            raise unknown_key(kind.key(str(name)))
-        wanted = hints[name]
-        if dataclasses.is_dataclass(wanted):
-            values[name] = from_dict(value, wanted)  # type: ignore[arg-type]
-        else:
-            values[name] = _checked(kind.key(name), value, wanted)
-    if kind is RunConfig and "profile" in values:
-        values["profile"] = ALIASES.get(values["profile"], values["profile"])
-    return kind(**values)
-
-
-def _checked(key: str, value: Any, wanted: type) -> Any:
-    allowed, expected = ((int, float), "a finite number") if wanted is float else (wanted, wanted.__name__)
-    finite = wanted is not float or (isinstance(value, (int, float)) and abs(value) < sys.float_info.max)
-    _require(
-        isinstance(value, allowed) and (wanted is bool or not isinstance(value, bool)) and finite,
-        f"{key}: expected {expected}, got {value!r:.60}; change it with {flag(key)}",
-    )
-    return wanted(value)
-
-
-def unknown_key(key: str) -> InputError:
-    """The error for a key that no setting has; it names the nearest ones."""
-    keys = list(leaves(to_dict(RunConfig())))
-    near = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-    near += [other for other in keys if other not in near and other.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"did you mean {' or '.join(near)}?" if near else "`lipo-e-ray plan --show-config` lists all settings"
-    return InputError(f"unknown setting {key!r:.60}: {hint}")
-
-
-def leaves(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``: every setting by its key."""
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def tree(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of ``leaves``."""
-    top: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        branch = top
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[name] = value
-    return top
-
-
-def setting_types() -> dict[str, type]:
-    """Every setting's key and type."""
-
-    def walk(kind: type[_Section]) -> Iterator[tuple[str, type]]:
-        for name, wanted in get_type_hints(kind).items():
-            if dataclasses.is_dataclass(wanted):
-                yield from walk(wanted)  # type: ignore[arg-type]
-            elif name != "SECTION":
-                yield kind.key(name), wanted
-
-    return dict(walk(RunConfig))

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lipo_e_ray.config import RunConfig, from_dict, get_profile, leaves, setting_types, to_dict, tree, unknown_key
+from lipo_e_ray.config import RunConfig, get_profile
+from lipo_e_ray.config_tree import from_dict, leaves, setting_types, to_dict, tree, unknown_key
 from lipo_e_ray.engine.embedded import ENCODER, MODEL
 from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.types import InputError

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 ROW = "row of docs/reliability.md"
 DTYPE = fast_dtype()  # of models that really run
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is imported: later it only breaks the start
+# One thread for each vLLM engine: beside other tests, two that wait for each other take twice as long.
+os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = str(max(0, len(os.sched_getaffinity(0)) - 1))
 
 
 SMALL = {

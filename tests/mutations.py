@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.config import PROFILES
+from lipo_e_ray.config_tree import to_dict
 from tests.task_files import ROWS, SPLITS, good_rows, write_rows
 
 CONFIG = to_dict(PROFILES["demo"])

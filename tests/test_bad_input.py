@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lipo_e_ray.app.cli import main
-from lipo_e_ray.config import PROFILES, TaskConfig, from_dict
+from lipo_e_ray.config import PROFILES, TaskConfig
+from lipo_e_ray.config_tree import from_dict
 from lipo_e_ray.inputs import load_inputs
 from lipo_e_ray.task.loading import load_task
 from tests import mutations

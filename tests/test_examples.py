@@ -28,7 +28,8 @@ def run_example(monkeypatch, tmp_path, ray_cluster):
         spec.loader.exec_module(module)
         ray.cloudpickle.register_pickle_by_value(module)
         loaded.append(module)
-        return module.main(config=SMALL, output=tmp_path / "run", **settings)
+        config = SMALL | settings.pop("config", {})
+        return module.main(config=config, output=tmp_path / "run", **settings)
 
     yield run
     for module in loaded:
@@ -53,7 +54,7 @@ def test_own_task(run_example, capsys):
 
 def test_own_metric(run_example):
     result = run_example("own_metric", engine=SimulatedEngine)
-    assert result.best.test.n == 16
+    assert result.best.test.n == 20
     config = (result.folder / "config.json").read_text()
     assert "own_metric:close_enough" in config
 
@@ -65,6 +66,7 @@ def test_own_engine(run_example):
 
 
 def test_cluster(run_example, capsys):
-    result = run_example("cluster", engine=SimulatedEngine, address="local", max_llm_calls=300)
+    here = {"encoder.name": "all-minilm-l6-v2", "hyperband.b_min": 8}  # no hub
+    result = run_example("cluster", task="arithmetic", engine=SimulatedEngine, max_llm_calls=300, config=here)
     assert result.calls <= 300
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {result.report}"

@@ -24,9 +24,8 @@ from lipo_e_ray.config import (
     RunConfig,
     TaskConfig,
     VAEConfig,
-    from_dict,
-    to_dict,
 )
+from lipo_e_ray.config_tree import from_dict, to_dict
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine

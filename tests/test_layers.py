@@ -12,6 +12,7 @@ ROOT = Path(lipo_e_ray.__file__).parent
 ORDER = [
     "types",
     "config",
+    "config_tree",
     "install_check",
     "task",
     "instructions",

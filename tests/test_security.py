@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import lipo_e_ray
-from lipo_e_ray.config import PROFILES, HyperbandConfig, InvBOConfig, ProposalConfig, TaskConfig, VAEConfig, to_dict
+from lipo_e_ray.config import PROFILES, HyperbandConfig, InvBOConfig, ProposalConfig, TaskConfig, VAEConfig
+from lipo_e_ray.config_tree import to_dict
 
 PACKAGE = Path(lipo_e_ray.__file__).parent
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")])
@@ -155,7 +156,7 @@ DRIVER = """
 import json, os, sys
 from pathlib import Path
 import ray
-from lipo_e_ray.config import from_dict
+from lipo_e_ray.config_tree import (from_dict)
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from tests.faults.job import run_shown

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lipo_e_ray import settings
-from lipo_e_ray.config import PROFILES, RunConfig, leaves, setting_types, to_dict
+from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.config_tree import leaves, setting_types, to_dict
 from lipo_e_ray.settings import Layer, from_assignments, from_mapping, read_file, resolve
 from lipo_e_ray.types import InputError
 

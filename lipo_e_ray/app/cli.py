@@ -134,7 +134,7 @@ def evaluate(
 
 
 def _print_result(result: Any) -> None:
-    from lipo_e_ray.report.html import final_line
+    from lipo_e_ray.report.answer import final_line
 
     if result.best is not None:
         print(f"best prompt: {RunFolder(result.folder).best_prompt_file}\nreport: {result.report}")

@@ -25,7 +25,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 import lipo_e_ray
-from lipo_e_ray.config import RunConfig, from_dict, to_dict
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import from_dict, to_dict
 from lipo_e_ray.distributed.calls import result
 from lipo_e_ray.distributed.session import signals_interrupt
 from lipo_e_ray.inputs import read_instructions

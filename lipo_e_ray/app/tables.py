@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lipo_e_ray.config import flag, leaves, to_dict
+from lipo_e_ray.config import flag
+from lipo_e_ray.config_tree import leaves, to_dict
 from lipo_e_ray.planning import Plan
 from lipo_e_ray.settings import DEFAULT, Settings
 
@@ -31,11 +32,6 @@ def print_settings(settings: Settings) -> None:
     for heading in ("setting", "value", "from", "change it with"):
         table.add_column(heading, overflow="fold")
     for key, value in leaves(to_dict(settings.config)).items():
-        table.add_row(
-            key, str(value), settings.sources[key], flag(key), style=None if _is_default(settings, key) else "bold"
-        )
+        source = settings.sources[key]
+        table.add_row(key, str(value), source, flag(key), style=None if source == DEFAULT else "bold")
     Console().print(table)
-
-
-def _is_default(settings: Settings, key: str) -> bool:
-    return settings.sources[key] == DEFAULT

@@ -110,7 +110,7 @@ def train_vae(
             curve.stopped = "not finite"
             logger.warning(
                 "VAE: expected a finite loss, got none in epoch %d; keeping the weights of epoch %d;"
-                " a lower vae.learning_rate trains longer",
+                " a lower rate trains longer: --set vae.learning_rate=0.001",
                 epoch,
                 curve.best_epoch,
             )

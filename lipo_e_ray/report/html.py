@@ -1,4 +1,4 @@
-"""``report.html``, ``best_prompt.json`` and the final line, from a run folder's ledger.
+"""``report.html``, from a run folder's ledger.
 
 The page has no script and loads nothing: styles are inline, plots are data URIs. A content security policy forbids all
 else, and ``_tag`` escapes all text, so that nothing a model wrote can act in the reader's browser.
@@ -12,18 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from lipo_e_ray.config import to_dict
+from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.report.analysis import Records, ScoredPrompt, new_instructions, parts, read_folder, top_prompts
+from lipo_e_ray.report.answer import PLACEHOLDER, final_line
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw
-from lipo_e_ray.report.statistics import Rate
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.rendering import render
-from lipo_e_ray.types import LipoError
 
-PLACEHOLDER = "{question}"
 SHOWN_INSTRUCTIONS = 20
 
 _STYLE = """
@@ -101,46 +98,6 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def final_line(records: Records) -> str:
-    """The last line a run prints: both test accuracies with 95% intervals, and the number of LLM calls."""
-    calls = f"{records.usage.calls:,} LLM calls"
-    baseline, best = _test(records.baseline), _test(records.best)
-    if baseline is None or best is None:
-        return f"test accuracy: not measured yet, {calls} so far"
-    return f"test accuracy: baseline {baseline} -> best {best} with {calls}"
-
-
-def best_prompt_document(records: Records) -> dict[str, Any]:
-    """The content of ``best_prompt.json``. To use it, replace ``{question}`` in the LAST message and send the chat.
-
-    Raises ``LipoError`` when the ledger holds no result yet.
-    """
-    best = records.best
-    if best is None:
-        raise LipoError("expected a result in the ledger to take the best prompt from, found none; resume the run")
-    return {
-        "messages": render(best.prompt, PLACEHOLDER),
-        "placeholder": f"replace {PLACEHOLDER} in the last message",
-        "instruction": best.prompt.instruction,
-        "exemplars": [asdict(e) for e in best.prompt.exemplars],
-        "prompt_id": best.prompt.id,
-        "origin": asdict(best.origin),
-        "validation": _score(best.accuracy) | {"fidelity": best.fidelity},
-        "test": _score(best.test) if best.test else None,
-        "baseline_test": _score(test) if (test := _test(records.baseline)) else None,
-        "llm_calls": records.usage.calls,
-        "fingerprints": asdict(records.fingerprints),
-    }
-
-
-def _score(rate: Rate) -> dict[str, Any]:
-    return {"correct": rate.correct, "n": rate.n, "accuracy": rate.value, "interval_95": list(rate.interval)}
-
-
-def _test(scored: ScoredPrompt | None) -> Rate | None:
-    return scored.test if scored else None
-
-
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int]) -> _Html:
     """A table. ``text``: the indices of columns with words; the others have numbers, which are aligned right."""
 
@@ -154,7 +111,7 @@ def _answer(records: Records) -> list[_Html]:
     """The result of the run: both test accuracies on one scale, the cost, the paired difference."""
     cells = []
     for name, scored in (("baseline", records.baseline), ("best", records.best)):
-        if (rate := _test(scored)) is not None:
+        if scored is not None and (rate := scored.test) is not None:
             low, high = rate.interval
             cells += [
                 _tag("div", name),

@@ -61,7 +61,7 @@ def fidelities(n: int, b_min: int, eta: int) -> tuple[int, ...]:
     if n < b_min:
         raise InputError(
             f"validation split: expected {b_min} examples or more (b_min), got {n}; "
-            f"add examples or lower hyperband.b_min"
+            f"add examples, or begin with fewer: --set hyperband.b_min={n}"
         )
     ladder = [n]
     while ladder[-1] // eta >= b_min:

@@ -97,7 +97,8 @@ class Hyperband:
         if 0 < max_calls < self._top:
             raise InputError(
                 f"call budget: expected {self._top} evaluations or more (one prompt on all validation "
-                f"examples), got {max_calls}; raise --max-llm-calls or use fewer validation examples"
+                f"examples), got {max_calls}; raise --max-llm-calls, or use fewer examples: "
+                f"--set task.validation_size={max_calls}"
             )
         self._max_calls = max_calls
         kept = invbo_share if any(bracket.stage == "invbo" for bracket in brackets) else 0.0

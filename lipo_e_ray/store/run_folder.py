@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from lipo_e_ray.config import RunConfig, from_dict, leaves, to_dict, tree, unknown_key
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import from_dict, leaves, to_dict, tree, unknown_key
 from lipo_e_ray.task.metrics import is_user_metric
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Example, InputError

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lipo_e_ray.app.cli import main
-from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig, setting_types, to_dict
+from lipo_e_ray.config import PROFILES, HyperbandConfig, TaskConfig
+from lipo_e_ray.config_tree import setting_types, to_dict
 from lipo_e_ray.store.run_folder import RunFolder
 from tests.task_files import write_task
 

@@ -29,7 +29,7 @@ def config(tmp_path, monkeypatch):
 
 
 def test_the_files_of_a_user_go_along_and_are_found_there(config, tmp_path, monkeypatch):
-    from lipo_e_ray.config import to_dict
+    from lipo_e_ray.config_tree import to_dict
 
     files = shipped(config)
     assert sorted(files) == ["instructions.txt", "mine/test.jsonl", "mine/train.jsonl", "mine/validation.jsonl"]

@@ -29,8 +29,8 @@ from lipo_e_ray.config import (
     RunConfig,
     TaskConfig,
     VAEConfig,
-    to_dict,
 )
+from lipo_e_ray.config_tree import to_dict
 from tests.conftest import DTYPE, ROW
 from tests.heads import Head
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from lipo_e_ray import job as composed
 from lipo_e_ray.app.display import Display
-from lipo_e_ray.config import RunConfig, from_dict
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.config_tree import from_dict
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.recipe import ProposerRecipe
-from lipo_e_ray.report.html import final_line
+from lipo_e_ray.report.answer import final_line
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import Completion, Example, LipoError, Message, Outcome, Prompt, Sampling, digest
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.config import APEConfig, to_dict
+from lipo_e_ray.config import APEConfig
+from lipo_e_ray.config_tree import to_dict
 
 from .conftest import CONFIG, Driver, Harm, Run, alive, finish, processes, until
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lipo_e_ray.config import PROFILES, RunConfig, to_dict
+from lipo_e_ray.config import PROFILES, RunConfig
+from lipo_e_ray.config_tree import to_dict
+from lipo_e_ray.report.analysis import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import (
     Completion,
@@ -116,3 +118,17 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     write_run(folder)
     return folder
+
+
+@pytest.fixture
+def records(run_dir):
+    with Ledger(run_dir / "ledger.sqlite") as ledger:
+        return read(ledger)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """The folder of a run without results."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"])))
+    Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")).close()
+    return tmp_path

@@ -17,12 +17,6 @@ from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import Fingerprints, Observation, Origin, Outcome, Prompt, Proposal, RungResult, Status
 
 
-@pytest.fixture
-def records(run_dir):
-    with Ledger(run_dir / "ledger.sqlite") as ledger:
-        return read(ledger)
-
-
 def names(scored):
     return [(s.prompt.instruction[:12], len(s.prompt.exemplars), s.fidelity) for s in scored]
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lipo_e_ray.config import PROFILES, to_dict
-from lipo_e_ray.report.analysis import new_instructions, read
-from lipo_e_ray.report.html import best_prompt_document, final_line, write_report
-from lipo_e_ray.store.ledger import Ledger
-from lipo_e_ray.types import Fingerprints, InputError, LipoError
+from lipo_e_ray.config import PROFILES
+from lipo_e_ray.config_tree import to_dict
+from lipo_e_ray.report.analysis import new_instructions
+from lipo_e_ray.report.html import write_report
+from lipo_e_ray.types import InputError
 
 from .conftest import write_run
 
@@ -46,19 +46,6 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(run_dir):
     return Page(write_report(run_dir).read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def records(run_dir):
-    with Ledger(run_dir / "ledger.sqlite") as ledger:
-        return read(ledger)
-
-
-@pytest.fixture
-def empty(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(PROFILES["demo"])))
-    Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")).close()
-    return tmp_path
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page, run_dir):
@@ -115,35 +102,9 @@ def test_the_answer_comes_first_and_fidelities_stand_beside_scores(page):
     assert "1 x timed out" in text and "2 of 64" in text and "a-template" in text
 
 
-def test_final_line(records):
-    assert final_line(records) == (
-        "test accuracy: baseline 30.0% [10.8, 60.3] -> best 80.0% [49.0, 94.3] with 66 LLM calls"
-    )
-
-
-def test_best_prompt_document_is_ready_to_send(records):
-    document = json.loads(json.dumps(best_prompt_document(records)))
-    assert [m["role"] for m in document["messages"]] == [*["user", "assistant"] * 3, "user"]
-    assert document["messages"][-1]["content"] == "By the model.\n\n{question}"
-    assert document["validation"] == {
-        "correct": 5,
-        "n": 8,
-        "accuracy": 0.625,
-        "fidelity": 8,
-        "interval_95": pytest.approx([0.3057, 0.8632], abs=1e-4),
-    }
-    assert (document["test"]["correct"], document["baseline_test"]["correct"]) == (8, 3)
-    assert document["fingerprints"] == {"model": "a-model", "sampling": "a-sampling", "template": "a-template"}
-
-
-def test_a_run_without_results_has_a_report_and_no_best_prompt(empty):
+def test_a_run_without_results_has_a_report(empty):
     text = "".join(Page(write_report(empty).read_text(encoding="utf-8")).words)
     assert "not measured yet" in text and "No result yet" in text
-    with Ledger(empty / "ledger.sqlite") as ledger:
-        records = read(ledger)
-    assert final_line(records) == "test accuracy: not measured yet, 0 LLM calls so far"
-    with pytest.raises(LipoError, match="found none; resume"):
-        best_prompt_document(records)
 
 
 def test_a_folder_without_a_run_is_bad_input(tmp_path):

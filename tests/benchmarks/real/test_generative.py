@@ -4,7 +4,8 @@ import json
 import pytest
 
 from benchmarks.real.generative import Seed, candidates, compare, difference
-from lipo_e_ray.config import PROFILES, to_dict
+from lipo_e_ray.config import PROFILES
+from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.engine.base import generation_key
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, Inputs
