@@ -215,8 +215,7 @@ class _Job:
         tune_search(hyperband, service, bo, self._folder.path, reached, self._watch.ask, self._deadline)
         bo.close()
         self._watch.reached(None)
-        late = time.monotonic() > self._deadline
-        return too_much or (f"{config.time_limit:g} minutes are over" if late else "")
+        return too_much or (f"{config.time_limit:g} minutes are over" if hyperband.stopped else "")
 
     def _can_pay(self, service: ActorHandle[Any], hyperband: Hyperband, left: int) -> bool:
         """Whether ``left`` calls, of which all answers so far are paid, pay for the open rungs too.

@@ -106,7 +106,7 @@ class Hyperband:
         self._limits = {"seeds": before_invbo, "hyperband": before_invbo, "invbo": max_calls}
         self._history = History(self._seed, self._top)
         self._races: list[Race] = []
-        self._stopped = False
+        self.stopped = False  # before its end, by ``stop``
         self._opening: tuple[Bracket, Request] | None = None  # the bracket that waits for its proposals
         self._open_next()
 
@@ -114,7 +114,7 @@ class Hyperband:
         """All that the walk waits for now, the most urgent first; empty when it is over. Asking changes nothing.
         Nothing after ``stop``.
         """
-        if self._stopped:
+        if self.stopped:
             return []
         evaluations = [
             Evaluate(
@@ -132,7 +132,7 @@ class Hyperband:
 
     def stop(self) -> None:
         """Begin nothing more, because the time is up. Rungs that are under way can still be observed."""
-        self._stopped = True
+        self.stopped = self.stopped or bool(self.actions())
 
     def enter(self, bracket_index: int, prompts: Sequence[Prompt]) -> None:
         """Enter the prompts proposed for a bracket, in order.

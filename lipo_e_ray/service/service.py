@@ -21,6 +21,7 @@ from lipo_e_ray.types import (
     Completion,
     Evaluation,
     Fingerprints,
+    InputError,
     Message,
     Outcome,
     Prompt,
@@ -96,6 +97,11 @@ class EvaluationService:
     async def start(self) -> None:
         """Open the ledger, once and first. Not part of the constructor: Ray loses the type of an error raised there."""
         self._ledger = Ledger(self._path, self._fingerprints)
+        try:
+            self._ledger.check_fingerprints()
+        except InputError:
+            self._ledger.close()
+            raise
         self._meter = Meter(self._ledger)
 
     async def evaluate(self, prompt: Prompt, split: Split, n: int, wave: int = 0) -> Evaluation:

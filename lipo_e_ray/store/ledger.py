@@ -13,6 +13,7 @@ from lipo_e_ray.types import (
     Completion,
     Example,
     Fingerprints,
+    InputError,
     LipoError,
     Observation,
     Origin,
@@ -182,6 +183,15 @@ class Ledger:
             return self._fingerprints
         rows = self._db.rows("SELECT model, sampling, template FROM outcomes ORDER BY seq DESC LIMIT 1")
         return Fingerprints(*rows[0]) if rows else Fingerprints("", "", "")
+
+    def check_fingerprints(self) -> None:
+        """Raises ``InputError`` when all outcomes are of other fingerprints: every call would be paid for again."""
+        rows = self._db.rows("SELECT DISTINCT model, sampling, template FROM outcomes")
+        if rows and astuple(self.fingerprints) not in rows:
+            raise InputError(
+                f"ledger {self._db.path}: its answers are of another model, sampling or chat template; go on with the "
+                "model or engine that the run began with (in Python: engine=...), or give another --output"
+            )
 
     def statuses(self, prompt_id: str, split: str) -> dict[str, Status]:
         """Example id -> status, for all examples of ``split`` that the prompt was answered on."""

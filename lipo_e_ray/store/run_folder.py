@@ -79,8 +79,9 @@ class RunFolder:
         config = self.load_config()
         own = config.task.metric
         if metric != own and (metric is not None or is_user_metric(own)):
+            script = " (a function of a script: go on from that script)" if own.startswith("__main__:") else ""
             raise InputError(
-                f"{self.path}: expected --metric {own}, the run's own (code is imported only where the "
+                f"{self.path}: expected --metric {own}, the run's own{script} (code is imported only where the "
                 f"command names it), got {metric or 'none'}"
             )
         return config

@@ -11,6 +11,7 @@ from lipo_e_ray.types import (
     Completion,
     Example,
     Fingerprints,
+    InputError,
     LipoError,
     Observation,
     Origin,
@@ -38,6 +39,16 @@ def path(tmp_path):
 def ledger(path):
     with Ledger(path, PRINTS) as ledger:
         yield ledger
+
+
+def test_answers_of_another_model_alone_are_refused(ledger, path):
+    ledger.check_fingerprints()  # no answers yet
+    ledger.record_outcomes("validation", [outcome("a")])
+    ledger.check_fingerprints()
+    ledger.close()
+    refused = pytest.raises(InputError, match="answers are of another model, sampling or chat template; go on with")
+    with Ledger(path, Fingerprints("other", "sampling", "template")) as other, refused:
+        other.check_fingerprints()
 
 
 def test_a_second_payment_raises_and_leaves_nothing_of_its_batch(ledger):
