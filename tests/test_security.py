@@ -159,7 +159,7 @@ import ray
 from lipo_e_ray.config_tree import (from_dict)
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
-from tests.faults.job import run_shown
+from lipo_e_ray.api import optimize
 from lipo_e_ray.distributed.session import ray_session
 
 def below(pid):
@@ -190,7 +190,7 @@ class Holder:
 
 with ray_session("local"):
     spec = EngineSpec(SimulatedEngine, SimulatedEngine().fingerprints, len, on_gpu=False)
-    run_shown(from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), spec)
+    optimize("arithmetic", config=from_dict(json.loads(sys.argv[1])), engine=spec, output=sys.argv[2])
     holder = ray.remote(Holder).options(num_cpus=0).remote()
     ray.get(holder.__ray_ready__.remote())
     bound = dict(listeners())
