@@ -40,8 +40,8 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
 
-test: $(STAMP)  # three processes for two cores: those that start clusters wait half of the time
-	$(BIN)/python -m pytest --numprocesses 3
+test: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2
 
 # The installation happens in an empty folder outside this one, so that nothing can come from the source tree.
 wheel: | $(BIN)/python

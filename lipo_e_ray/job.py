@@ -162,7 +162,7 @@ class _Job:
             ray.get(service.close.remote(), timeout=CLOSE_TIMEOUT_S)
         except RayError as error:  # its death has ended the run, with its own message
             self._tell(Message(f"the evaluation service did not close: {reason_of(error)}"))
-            ray.kill(service)
+        ray.kill(service)  # in a Ray that outlives the run, its process would stay as long as anything refers to it
 
     def _instructions(self, service: ActorHandle[Any]) -> tuple[dict[str, InstructionSource], int]:
         """Seeds, the user's own and APE's; and how many LLM calls APE asked for (this time or an earlier one)."""

@@ -9,6 +9,7 @@ import lipo_e_ray as lipo
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.progress import Message, Snapshot
 from tests.conftest import SMALL
+from tests.faults.job import hashed_words
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,8 @@ def _by_value(ray_cluster):
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
+    with hashed_words():
+        yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from tests.conftest import SMALL
+from tests.faults.job import hashed_words
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -31,7 +32,8 @@ def run_example(monkeypatch, tmp_path, ray_cluster):
         config = SMALL | settings.pop("config", {})
         return module.main(config=config, output=tmp_path / "run", **settings)
 
-    yield run
+    with hashed_words():
+        yield run
     for module in loaded:
         ray.cloudpickle.unregister_pickle_by_value(module)
 

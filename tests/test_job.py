@@ -59,13 +59,8 @@ def spec(make=SimulatedEngine) -> EngineSpec:
 def run(folder: Path, make=SimulatedEngine, config: RunConfig = CONFIG) -> None:
     import ray
 
-    import lipo_e_ray.job
-    from lipo_e_ray.recipe import ProposerRecipe
-
-    for module in (sys.modules[__name__], job):  # which Ray's workers cannot import
-        ray.cloudpickle.register_pickle_by_value(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lipo_e_ray.job, "ProposerRecipe", partial(ProposerRecipe, make_encoder=job.WordEncoder))
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with job.hashed_words():
         job.run_shown(config, folder, spec(make))
 
 

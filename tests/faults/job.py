@@ -6,10 +6,11 @@ is asked is a line in ``PAID_FILE``, written before the answer: what was paid, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,22 @@ class WordEncoder:
 
 def spec(paid: Path, kind: type[Engine] = PaidEngine) -> EngineSpec:
     return EngineSpec(partial(kind, paid), SimulatedEngine().fingerprints, len, on_gpu=False)
+
+
+@contextlib.contextmanager
+def hashed_words() -> Iterator[None]:
+    """Runs that this process starts in the block embed with ``WordEncoder``, in Ray's workers as well."""
+    import ray
+
+    here = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(here)  # which Ray's workers cannot import
+    before = composed.ProposerRecipe
+    composed.ProposerRecipe = partial(ProposerRecipe, make_encoder=WordEncoder)
+    try:
+        yield
+    finally:
+        composed.ProposerRecipe = before
+        ray.cloudpickle.unregister_pickle_by_value(here)
 
 
 def run_shown(config: RunConfig, folder: Path, engine: EngineSpec, address: str | None = None) -> None:
