@@ -120,8 +120,20 @@ def cluster(ray_cluster):
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+SERVICES = []
+
+
 def service(behaviour="answer", proposals=None):
-    return ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals)
+    SERVICES.append(ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals))
+    return SERVICES[-1]
+
+
+@pytest.fixture(autouse=True)
+def _services_end():
+    """Each that stays takes a hundredth of a core as long as the tests' Ray lives."""
+    yield
+    while SERVICES:
+        ray.kill(SERVICES.pop())
 
 
 def search(hyperband, handle, tmp_path, make_proposer=HashProposer, on_event=lambda position: None, deadline=math.inf):
