@@ -33,13 +33,14 @@ def from_dict(data: Any, kind: type[Section] = RunConfig) -> Any:
         if dataclasses.is_dataclass(wanted):
             values[name] = from_dict(value, wanted)  # type: ignore[arg-type]
         else:
-            values[name] = _checked(kind.key(name), value, wanted)
+            values[name] = checked(kind.key(name), value, wanted)
     if kind is RunConfig and "profile" in values:
         values["profile"] = ALIASES.get(values["profile"], values["profile"])
     return kind(**values)
 
 
-def _checked(key: str, value: Any, wanted: type) -> Any:
+def checked(key: str, value: Any, wanted: type) -> Any:
+    """``value`` as the type of the setting ``key``. Raises ``InputError`` for another type."""
     allowed, expected = ((int, float), "a finite number") if wanted is float else (wanted, wanted.__name__)
     finite = wanted is not float or (isinstance(value, (int, float)) and abs(value) < sys.float_info.max)
     require(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lipo_e_ray.config import RunConfig, get_profile
-from lipo_e_ray.config_tree import from_dict, leaves, setting_types, to_dict, tree, unknown_key
+from lipo_e_ray.config_tree import checked, from_dict, leaves, setting_types, to_dict, tree, unknown_key
 from lipo_e_ray.engine.embedded import ENCODER, MODEL
 from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.types import InputError
@@ -65,7 +65,12 @@ def resolve(layers: Iterable[Layer], profile: str | None = None) -> Settings:
                 raise unknown_key(key)
             if key != "profile":
                 values[key], sources[key] = value, layer.source
-    return Settings(_with_absolute_paths(from_dict(tree(values))), sources)
+    try:
+        config = from_dict(tree(values))
+    except InputError as error:
+        source = sources.get(str(error).partition(":")[0], DEFAULT)  # the error begins with the setting's key
+        raise error if source in (DEFAULT, _profile(base.profile)) else InputError(f"{source}: {error}") from None
+    return Settings(_with_absolute_paths(config), sources)
 
 
 def _profile(name: str) -> str:
@@ -85,15 +90,19 @@ def read_file(path: Path) -> Layer:
 
 
 def from_mapping(named: Any, source: str) -> Layer:
-    """Settings as ``{"model": {"max_tokens": 256}}`` or ``{"model.max_tokens": 256}``. Raises ``InputError``."""
+    """Settings as ``{"model": {"max_tokens": 256}}`` or ``{"model.max_tokens": 256}``.
+
+    Raises ``InputError`` for an unknown key or a wrong type. ``resolve`` checks the values: whether one is allowed may
+    depend on a value that another layer gives.
+    """
     if not isinstance(named, Mapping):
         raise InputError(f"{source}: expected settings by name, got {named!r:.60}")
     values, known = leaves(dict(named)), setting_types()
-    for key in values:
-        if key not in known:
-            raise InputError(f"{source}: {unknown_key(key)}")
     try:
-        from_dict(tree(values))  # its values are checked under the file's own name
+        for key, value in values.items():
+            if key not in known:
+                raise unknown_key(key)
+            checked(key, value, known[key])
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     return Layer(source, values)

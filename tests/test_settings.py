@@ -128,7 +128,7 @@ def test_bad_assignments_are_one_clear_line(assignment, message):
         ("a.toml", "[modl]\nname = 'x'", "a.toml: unknown setting 'modl.name': did you mean model.name"),
         ("a.toml", "[model]\nmax_tokens = 'many'", "a.toml: model.max_tokens: expected int, got 'many'"),
         ("a.toml", "model = 3", "a.toml: "),
-        ("a.json", '{"hyperband": {"eta": 1}}', "hyperband.eta: expected 2 or more, got 1"),
+        ("a.json", '{"hyperband": {"eta": 1}}', "a.json: hyperband.eta: expected 2 or more, got 1"),
         ("none.toml", None, "--config: expected a TOML or JSON file at"),
     ],
 )
@@ -136,9 +136,16 @@ def test_bad_files_are_one_clear_line(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError) as caught:
-        read_file(tmp_path / name)
+        resolve([read_file(tmp_path / name)])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_is_judged_beside_those_of_the_other_layers():
+    file = from_mapping({"model": {"max_model_len": 400}}, "mine.toml")  # fewer than one-gpu's 512 tokens of an answer
+    assert resolve([file], "demo").config.model.max_model_len == 400
+    with pytest.raises(InputError, match=r"^model.max_tokens: expected less than model.max_model_len, which is 400"):
+        resolve([file])
 
 
 def test_an_unknown_profile():
