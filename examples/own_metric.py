@@ -1,6 +1,7 @@
 """Your own judgement of answers: a function of the model's output and the row's answer.
 
-From the command line: ``lipo-e-ray run --metric own_metric:close_enough``, in the folder of this file.
+From the command line, in this file's folder:
+``lipo-e-ray run --profile demo --task arithmetic --metric own_metric:close_enough``.
 """
 
 from __future__ import annotations

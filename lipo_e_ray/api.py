@@ -94,7 +94,8 @@ def optimize(
         metric: a metric's name, or ``function(output, reference) -> bool``; default: what fits the answers.
         config: further settings, ``{"model": {"max_tokens": 256}}`` or ``{"model.max_tokens": 256}``, a TOML or JSON
             file of them, or a whole ``RunConfig``.
-        address: the Ray to run on: ``local`` (default), ``auto``, ``host:port``. ``ray://``: command line only.
+        address: the Ray to run on: ``local``, ``auto`` or ``host:port``; default: ``RAY_ADDRESS``, else ``local``.
+            ``ray://`` is for the command line only.
         callback: is given every ``progress.Event``, one at a time, also from other threads; it must not raise.
 
     Raises ``InputError`` before anything is paid, ``EngineError`` when no engine answers any more, and
@@ -118,7 +119,8 @@ def resume(
     """Continue a run; no call that was answered is made again.
 
     ``changes``: more to spend, by key: ``max_llm_calls``, ``invbo.iterations``, ``time_limit``, ``engines``. What
-    would change the results otherwise is refused. ``metric``: the run's own where that is a function. Raises as
+    would make it another run is refused. ``metric``: needed only where the run's own is a function or a
+    ``module:function``, and then it must be the same. ``engine``: the run's own, where that is not vLLM. Raises as
     ``optimize`` does.
     """
     check_install()
@@ -137,7 +139,10 @@ def evaluate(
     address: str | None = None,
     callback: Listener | None = None,
 ) -> Evaluation:
-    """Measure the best prompt of a run on a whole split; what was answered before is not asked again."""
+    """Measure the best prompt of a run on a whole split; what was answered before is not asked again.
+
+    ``metric`` and ``engine`` as for ``resume``. Raises as ``optimize`` does.
+    """
     if split not in ("validation", "test"):
         raise InputError(f"split: expected validation or test, got {split!r:.60}")
     check_install()
@@ -234,7 +239,7 @@ def _wrapped(metric: str | MetricFunction | None) -> Any:
 
 
 def _spec(engine: EngineSpec | Callable[[], Engine] | None) -> EngineSpec | None:
-    """An engine's fingerprints are its own to tell: one is built for that, here, and closed again."""
+    """Only an engine knows its fingerprints, so one is built here, asked for them and closed again."""
     if engine is None or isinstance(engine, EngineSpec):
         return engine
     if not callable(engine):

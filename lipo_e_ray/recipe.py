@@ -1,7 +1,8 @@
 """How the BO actor builds its proposer: encoder, VAE, GP and inverter.
 
-A module of its own that imports torch, botorch and the encoder only when it is called: the driver, which makes the
-recipe, starts seconds faster without them, and so does the actor without what the driver imports (Tune, matplotlib).
+This module imports torch, botorch and the encoder only when the recipe is called, in the actor: the driver, which makes
+the recipe, starts seconds faster without them. And it is no part of the driver's module, so that the actor does not
+import what the driver needs (Tune, matplotlib).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WARNINGS = "warnings.log"  # in the run folder; there is none while nothing went
 
 
 class ProposerRecipe:
-    """Call it in the process that proposes. ``make_encoder`` gets the encoder's folder or id."""
+    """Call it in the process that proposes: it gives the ``Proposer``. ``make_encoder``: from a folder or id."""
 
     def __init__(
         self,

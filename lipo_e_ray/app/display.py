@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lipo_e_ray.progress import Event, Message, Snapshot, Waiting, clock
 
-HEARTBEAT_S = 15.0  # twice as often as promised: a busy machine wakes threads late
+HEARTBEAT_S = 15.0  # half of the 30 s that `remote.SILENCE_S` counts on: a busy machine wakes threads late
 
 
 class Display:

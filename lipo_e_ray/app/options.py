@@ -46,7 +46,7 @@ _HELP: dict[str, tuple[type, str]] = {
 
 
 def _parameters() -> dict[str, inspect.Parameter]:
-    """One keyword parameter per flag, none with a default of its own: those are the profile's."""
+    """One keyword parameter per flag, all ``None`` by default: the profile has the defaults."""
     annotations: dict[str, Any] = {
         "profile": Annotated[str | None, typer.Option(help=f"Where it runs: {', '.join(PROFILES)}; default one-gpu.")],
         "config": Annotated[
@@ -73,7 +73,10 @@ def _name(key: str) -> str:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` a flag for every setting; its first parameter gets them as resolved ``Settings``."""
+    """Give ``command`` the flags of ``_HELP``, ``--profile``, ``--config`` and ``--set``.
+
+    Its first parameter gets what they say as resolved ``Settings``.
+    """
     shared = _parameters()
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
