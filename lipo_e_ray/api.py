@@ -29,6 +29,9 @@ from lipo_e_ray.task.metrics import user_metric
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Evaluation, Fingerprints, InputError
 
+OWN_ENGINE = "engine="
+"""Begins the recorded ``model.name`` of a run whose engine was given from Python; its fingerprint follows."""
+
 MetricFunction = Callable[[str, str], Any]
 """``function(output, reference)`` -> ``bool`` or ``Status``."""
 
@@ -212,7 +215,7 @@ def _assemble(
     layers.append(settings.Layer("arguments", {key: value for key, value in chosen.items() if value is not None}))
     given = Given(task if isinstance(task, Task) else None, _wrapped(metric), _spec(engine))
     if given.engine is not None and model is None:
-        layers.append(settings.Layer("engine", {"model.name": given.engine.fingerprints.model}))
+        layers.append(settings.Layer("engine", {"model.name": OWN_ENGINE + given.engine.fingerprints.model}))
     resolved = settings.resolve(layers, profile).config
     if given.task is not None:
         own = named or (given.task.metric if resolved.task.metric == "auto" else resolved.task.metric)
@@ -223,8 +226,15 @@ def _assemble(
 def _recorded(
     folder: RunFolder, metric: str | MetricFunction | None, engine: EngineSpec | Callable[[], Engine] | None
 ) -> tuple[RunConfig, Given]:
+    """The configuration of the run in ``folder``, after a check that its own metric and engine are given again."""
     name = metric if metric is None or isinstance(metric, str) else _name_of(metric)
-    return folder.config_to_run(name), Given(None, _wrapped(metric), _spec(engine))
+    config = folder.config_to_run(name)
+    if engine is None and config.model.name.startswith(OWN_ENGINE):
+        raise InputError(
+            f"{folder.path}: expected this run's own engine, which was given from Python ({config.model.name}), got "
+            "none; go on in Python, with resume(..., engine=) or evaluate(..., engine=) of lipo_e_ray"
+        )
+    return config, Given(None, _wrapped(metric), _spec(engine))
 
 
 def _name_of(function: MetricFunction) -> str:

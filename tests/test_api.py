@@ -87,6 +87,13 @@ def test_load_and_evaluate(finished):
     assert (again.new_calls, again.observation.evaluated) == (0, 16)
 
 
+def test_an_engine_of_ones_own_is_asked_for_again(finished):
+    result, _ = finished
+    for go_on in (lipo.resume, lipo.evaluate):
+        with pytest.raises(lipo.InputError, match="expected this run's own engine, .*engine="):
+            go_on(result.folder)
+
+
 def test_other_rows_are_another_run(finished):
     result, _ = finished
     other = lipo.Task.from_rows(train=rows("a", 16), validation=rows("b", 24), test=rows("d", 16))
