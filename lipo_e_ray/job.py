@@ -47,9 +47,9 @@ CLOSE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Given:
-    """What Python code gives beside the configuration, in the place of what that names.
+    """What Python code gives as objects, which take the place of what the configuration names.
 
-    ``task``: rows, which are kept in the run folder; ``metric``: a function; ``engine``: another one than vLLM.
+    ``task``: rows, which are saved in the run folder; ``metric``: a function; ``engine``: another one than vLLM.
     """
 
     task: Task | None = None
@@ -63,7 +63,7 @@ def prepare(config: RunConfig, folder: RunFolder, given: Given) -> Inputs:
 
 
 def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Given, address: str | None) -> Records:
-    """Run, or continue, the whole job in ``folder``; what it found.
+    """Run, or continue, the whole job in ``folder``; returns what it found.
 
     ``address``: the Ray to use, see ``ray_session``. Raises ``InputError``, ``EngineError`` and ``KeyboardInterrupt``;
     whatever was paid for by then is in the ledger.

@@ -75,7 +75,7 @@ def check_limit(config: RunConfig, inputs: Inputs) -> None:
 
 
 def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:
-    """Mean prompt tokens over random prompts of 0..max_exemplars exemplars (what the prefix cache holds included).
+    """Mean prompt tokens over random prompts of 0..max_exemplars exemplars (those in the prefix cache included).
 
     ``None`` where the engine cannot count.
     """
@@ -95,8 +95,8 @@ def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:
 class Plan:
     """What a run will cost at most.
 
-    ``calls``: all LLM calls, ``limit`` (``--max-llm-calls``; 0: none) included; ``prompt_tokens``: mean of a call, what
-    the prefix cache holds included, ``None``: unknown; ``max_tokens``: of an answer.
+    ``calls``: of all parts together, but not more than ``limit`` (``--max-llm-calls``; 0: none). ``prompt_tokens``:
+    mean of a call, those in the prefix cache included; ``None``: unknown. ``max_tokens``: of an answer.
     """
 
     task: str
@@ -127,7 +127,7 @@ class Plan:
 
     @property
     def time(self) -> str:
-        """The run's time in words; of a model that was never measured the speed is known when it has run a minute."""
+        """The run's time in words: as measured for the embedded model, at two assumed speeds for any other."""
         rates = CPU_RATES.get(self.dtype)
         if rates and self.model == PROFILES["demo"].model.name:
             return "time: two cores without a GPU take " + ", ".join(
