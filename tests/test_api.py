@@ -67,7 +67,8 @@ def test_the_callback_hears_of_all_of_it_and_nothing_is_printed(tmp_path, capsys
     _, events = finished
     said = [event.text for event in events if isinstance(event, Message)]
     assert said[0].startswith("task ./task") and said[-1].startswith("measuring")
-    assert {event.position.stage for event in events if isinstance(event, Snapshot)} >= {"seeds", "hyperband"}
+    # A snapshot comes every half second: which stages are seen depends on the machine.
+    assert {event.position.stage for event in events if isinstance(event, Snapshot)}
     lipo.optimize(TASK, engine=SPEC, output=tmp_path, profile="demo", config=SMALL | {"invbo.iterations": 0})
     # Ray itself warns of many processes on a busy machine.
     assert [line for line in "".join(capsys.readouterr()).splitlines() if "(raylet)" not in line] == []
