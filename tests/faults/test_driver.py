@@ -54,7 +54,8 @@ def test_driver_interrupted(undisturbed, private_run, row):
         assert driver.returncode == 130
         assert (
             said.splitlines()[-1].endswith(
-                f"interrupted; nothing that was answered is lost: lipo-e-ray resume {run.folder}"
+                f"interrupted; nothing that was answered is lost: lipo-e-ray resume {run.folder}; "
+                "with your own engine or metric function, make the same call again"
             )
             and "Traceback" not in said
         )
