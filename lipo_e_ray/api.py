@@ -22,7 +22,7 @@ from lipo_e_ray.install_check import check_install
 from lipo_e_ray.job import Given
 from lipo_e_ray.planning import Plan, make_plan
 from lipo_e_ray.progress import Listener
-from lipo_e_ray.report.analysis import Records, ScoredPrompt, read_folder
+from lipo_e_ray.report.records import Records, ScoredPrompt, read_folder
 from lipo_e_ray.report.statistics import Paired
 from lipo_e_ray.store.run_folder import OWN_TASK, RunFolder
 from lipo_e_ray.task.metrics import user_metric

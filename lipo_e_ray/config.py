@@ -182,7 +182,8 @@ class HyperbandConfig(Section):
     """Fidelities are numbers of validation examples: ``b_min`` at the lowest rung, all of them at the highest.
 
     ``overlap``: rungs that a bracket has left when the next one opens. More keeps more engines busy; less tells the
-    next bracket's proposals more.
+    next bracket's proposals more. ``chunks``: in how many parts the first rung of a bracket is proposed, at most; each
+    part's proposals know the results of those before it.
     """
 
     SECTION: ClassVar[str] = "hyperband"
@@ -190,13 +191,13 @@ class HyperbandConfig(Section):
     b_min: int = 10
     eta: int = 2
     overlap: int = 1  # one engine is busy 0.95 of the time with it, and each bracket is told almost all (docs/log.md)
-    invbo_share: float = 0.3  # of the LLM calls of a run with a call budget, kept for InvBO
+    chunks: int = 8
 
     def __post_init__(self) -> None:
         self._at_least(1, "b_min")
         self._at_least(2, "eta")
+        self._at_least(1, "chunks")
         self._at_least(0, "overlap")
-        self._within("[0, 1)", 0 <= self.invbo_share < 1, "invbo_share")
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,8 @@ class InvBOConfig(Section):
 class RunConfig(Section):
     """Everything a run depends on. Two runs with equal configs and equal outcomes are the same run.
 
-    ``max_llm_calls`` and ``time_limit`` (minutes; no rung begins after it): 0 means no limit. ``max_exemplars``: of a
+    ``max_llm_calls`` and ``time_limit`` (minutes; no rung begins after it): 0 means no limit. ``test_share``: of
+    ``max_llm_calls``, at most, for the test; 0: no test, also without a limit. ``max_exemplars``: of a
     prompt, 0 to 8. ``instructions_file``: the user's own, empty for none.
     """
 
@@ -243,6 +245,7 @@ class RunConfig(Section):
     seed: int = 0
     max_llm_calls: int = 0
     time_limit: float = 0.0
+    test_share: float = 0.2
     max_exemplars: int = 8
     instructions_file: str = ""
     engines: int = 0  # 0: one per GPU that the cluster has or gets; changes no result
@@ -259,6 +262,7 @@ class RunConfig(Section):
         self._at_least(0, "seed", most=MOST_SEEDS)
         self._at_least(0, "max_llm_calls", most=MOST_CALLS)
         self._at_least(0, "time_limit")
+        self._within("[0, 0.5]", 0 <= self.test_share <= 0.5, "test_share")
         self._at_least(0, "engines", most=MOST_ENGINES)
         self._at_least(0, "max_exemplars", most=8)
         self._one_line("profile", "instructions_file")
@@ -266,7 +270,7 @@ class RunConfig(Section):
 
 PROFILES: dict[str, RunConfig] = {
     "one-gpu": RunConfig(),
-    "cluster": RunConfig(profile="cluster", hyperband=HyperbandConfig(overlap=16)),
+    "cluster": RunConfig(profile="cluster", hyperband=HyperbandConfig(overlap=16, chunks=1)),
     "demo": RunConfig(
         profile="demo",
         task=TaskConfig(name="arithmetic", pool_size=256, validation_size=128, test_size=256),

@@ -45,7 +45,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``instructions``: text -> who wrote it, the shipped seeds first, then the user's.
+    """``instructions``: text -> who wrote it, the user's first, then the shipped ones.
 
     ``context``: which prompts the model takes; ``max_model_len``: the context that the engine is built with, in tokens,
     0 where nobody counts. ``max_exemplars``: of a prompt in this run; fewer than configured where more never fit.
@@ -104,8 +104,8 @@ def load_inputs(
             f"task {task.name}: expected {config.hyperband.b_min} validation examples or more (b_min), got {n}; add "
             f"examples, or begin with fewer: --set hyperband.b_min={n}"
         )
-    instructions: dict[str, InstructionSource] = dict.fromkeys(SEED_INSTRUCTIONS, "seed")
-    instructions |= {text: "file" for text in own if text not in instructions}
+    instructions: dict[str, InstructionSource] = dict.fromkeys(own, "file")
+    instructions |= {text: "seed" for text in SEED_INSTRUCTIONS if text not in instructions}
     spec = engine or vllm_spec(config.model, task, metric)
     if spec.count_tokens is None:
         return Inputs(task, instructions, spec, ContextLimit(), config.model.max_model_len, config.max_exemplars)

@@ -28,7 +28,7 @@ from lipo_e_ray.instructions.induction import generate_instructions
 from lipo_e_ray.planning import check_limit, left_for_search
 from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting, one_at_a_time
 from lipo_e_ray.recipe import ProposerRecipe
-from lipo_e_ray.report.analysis import Records, read_folder
+from lipo_e_ray.report.records import Records, read_folder
 from lipo_e_ray.report.answer import best_prompt_document
 from lipo_e_ray.report.html import write_report
 from lipo_e_ray.search.hyperband import Evaluate, Hyperband, Position, plan_brackets

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lipo_e_ray.budget import TESTED, check_limit, divide, make_schedule
 from lipo_e_ray.config import PROFILES, RunConfig
 from lipo_e_ray.inputs import Inputs
-from lipo_e_ray.instructions.induction import fewest_calls
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.progress import clock
-from lipo_e_ray.search.hyperband import plan_brackets
+from lipo_e_ray.search.brackets import Bracket
+from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.replay import run_search
+from lipo_e_ray.search.schedule import Schedule
 from lipo_e_ray.task.rendering import render
-from lipo_e_ray.types import InputError, Prompt
+from lipo_e_ray.types import Batch, Evaluation, Observation, Origin, Prompt, Proposal, Request, RungResult
 
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
+NAMES = {"invbo": "InvBO", "baseline": "race for the baseline", "final": "finalists on more examples"}
+STEP, MOST_LIMIT = 1.2, 10**6  # limits that are tried in search of what a larger one gains
 # Calls/s of a whole demo run, start included, on 2 cores with these parts (docs/log.md).
 CPU_RATES = {"bfloat16": {"AMX": 8.0}, "float32": {"AVX-512": 6.0, "AVX2": 2.5}}
 
@@ -30,48 +36,93 @@ class Item:
 
 
 def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
-    """The run's parts in order. InvBO's gate and prompts met twice make a real run cheaper."""
-    items = []
-    if config.ape.use:
-        items.append(
-            Item("APE", f"~{config.ape.num_instructions} instructions", round(config.ape.num_instructions / APE_YIELD))
-        )
-    brackets = plan_brackets(config, len(inputs.task.validation), len(inputs.instructions))
-    invbo = [bracket for bracket in brackets if bracket.stage == "invbo"]
-    for bracket in brackets:
-        if bracket.stage != "invbo":
-            name = "seeds" if bracket.stage == "seeds" else f"Hyperband s={bracket.s}"
-            items.append(Item(name, ", ".join(f"{r.size} x {r.fidelity}" for r in bracket.rungs), bracket.cost()))
-    if invbo:
-        rungs = ", ".join(f"{r.size} x {r.fidelity}" for r in invbo[0].rungs)
-        items.append(Item(f"InvBO, {len(invbo)} iterations", f"each: {rungs}", sum(b.cost() for b in invbo)))
-        items.append(
-            Item(
-                "InvBO's rewriting",
-                f"up to {MAX_REQUESTS} requests a candidate",
-                len(invbo) * config.invbo.q * MAX_REQUESTS,
-            )
-        )
-    items.append(Item("test", f"2 x {len(inputs.task.test)}", 2 * len(inputs.task.test)))
+    """The run's parts in order: its own walk, in which every answer is right half of the time.
+
+    InvBO's gate, prompts that err on everything, and prompts met twice make parts of a real run cheaper; with a limit,
+    what they leave buys more.
+    """
+    budget = divide(config, inputs)
+    written = min(budget.writing, round(config.ape.num_instructions / APE_YIELD))
+    items = [Item("APE", f"~{round(written * APE_YIELD)} instructions", written)] if written else []
+    brackets = forecast(make_schedule(config, inputs, budget, written), config)
+    for bracket, calls in brackets:
+        rungs = ", ".join(f"{rung.size} x {rung.fidelity}" for rung in bracket.rungs)
+        name = f"Hyperband s={bracket.s}" if bracket.stage == "hyperband" else NAMES[bracket.stage]
+        if items and bracket.stage == "invbo" and items[-1].name.startswith(name):
+            count = sum(known.stage == "invbo" for known, _ in brackets)
+            items[-1] = Item(f"{name}, {count} iterations", f"each: {rungs}", items[-1].calls + calls)
+        else:
+            items.append(Item(name, rungs, calls))
+    if budget.test:
+        items.append(Item("test", f"{TESTED} x {budget.test}", TESTED * budget.test))
+    if budget.reserve:
+        items.append(Item("calls that fail, again", "", budget.reserve))
     return items
 
 
-def left_for_search(config: RunConfig, inputs: Inputs, paid: int) -> int:
-    """What of ``max_llm_calls`` is left for validation: less the ``paid`` calls of APE, rewriting and test at most."""
-    reserved = 2 * len(inputs.task.test) + config.invbo.iterations * config.invbo.q * MAX_REQUESTS
-    return config.max_llm_calls - paid - reserved
+def forecast(schedule: Schedule, config: RunConfig) -> list[tuple[Bracket, int]]:
+    """Every bracket of a walk whose prompts are all right half of the time, with the calls that it is charged."""
+    rewriting = config.invbo.q * MAX_REQUESTS
+    calls: dict[int, int] = {}
+
+    def propose(request: Request) -> Batch:
+        prompts = (Prompt(f"{request.bracket}.{request.first + i}") for i in range(request.count))
+        written = rewriting if request.stage == "invbo" else 0
+        calls[request.bracket] = calls.get(request.bracket, 0) + written
+        origin = Origin("seed", request.stage, request.bracket)
+        return Batch(tuple(Proposal(prompt, origin) for prompt in prompts), written)
+
+    def evaluate(prompt: Prompt, n: int) -> Evaluation:
+        return Evaluation(Observation(prompt.id, n // 2, n), 0, 0)
+
+    hyperband = Hyperband(schedule, config.seed, config.hyperband.overlap)
+    before = 0
+
+    def on_rung(results: list[RungResult]) -> None:
+        nonlocal before
+        charged = hyperband.position().done
+        calls[results[0].bracket] = calls.get(results[0].bracket, 0) + charged - before
+        before = charged
+
+    run_search(hyperband, propose, evaluate, on_rung=on_rung)
+    return [(bracket, calls[bracket.index]) for bracket in hyperband.brackets]
 
 
-def check_limit(config: RunConfig, inputs: Inputs) -> None:
-    """Raises ``InputError`` where ``max_llm_calls`` cannot pay for one prompt on all validation examples."""
-    paid, needed = fewest_calls(config.ape) if config.ape.use else 0, len(inputs.task.validation)
-    lacking = needed - left_for_search(config, inputs, paid)
-    if config.max_llm_calls and lacking > 0:
-        fewer = f", or ask the model for fewer instructions, which takes {paid}: --ape-num-instructions" if paid else ""
-        raise InputError(
-            f"call budget: expected {config.max_llm_calls + lacking} calls or more (one prompt on all {needed} "
-            f"validation examples, and what is done besides), got {config.max_llm_calls}; raise --max-llm-calls{fewer}"
-        )
+def gains(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What the limit does not reach, and the next limit that does, one line each; nothing without a limit."""
+    if not config.max_llm_calls:
+        return []
+    lines, here = [], _reach(config, inputs)
+    goals = _reach(replace(config, max_llm_calls=0), inputs)
+    limit = config.max_llm_calls
+    while here != goals and limit < MOST_LIMIT:
+        limit = _round(limit * STEP)
+        there = _reach(replace(config, max_llm_calls=limit), inputs)
+        lines += [f"from about {limit:,} calls: {words}" for words in there - here if words in goals]
+        here |= there
+    return lines
+
+
+def _reach(config: RunConfig, inputs: Inputs) -> frozenset[str]:
+    """What a run does that a smaller limit may not pay for."""
+    items = plan_items(config, inputs)
+    n, tested = len(inputs.task.validation), len(inputs.task.test)
+    found = set()
+    if any(f" x {n}" in item.schedule.split(", ")[-1] for item in items if item.name.startswith("Hyperband")):
+        found.add(f"prompts race on all {n} validation examples")
+    if any(item.name.startswith(NAMES["invbo"]) for item in items):
+        found.add("InvBO writes new instructions")
+    if any(item.name == NAMES["baseline"] for item in items):
+        found.add("the instructions without exemplars race for the baseline")
+    if any(item.name == "test" and item.schedule.endswith(f" {tested}") for item in items):
+        found.add(f"the test has all {tested} examples")
+    return frozenset(found)
+
+
+def _round(limit: float) -> int:
+    """To two digits, upwards."""
+    unit = 10 ** max(0, len(str(int(limit))) - 2)
+    return math.ceil(limit / unit) * unit
 
 
 def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:
@@ -96,7 +147,8 @@ class Plan:
     """What a run will cost at most.
 
     ``calls``: of all parts together, but not more than ``limit`` (``--max-llm-calls``; 0: none). ``prompt_tokens``:
-    mean of a call, those in the prefix cache included; ``None``: unknown. ``max_tokens``: of an answer.
+    mean of a call, those in the prefix cache included; ``None``: unknown. ``max_tokens``: of an answer. ``gains``: what
+    larger limits reach, in words.
     """
 
     task: str
@@ -107,12 +159,14 @@ class Plan:
     prompt_tokens: float | None
     max_tokens: int
     dtype: str
+    gains: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [*((item.name, item.schedule, f"{item.calls:,}") for item in self.items), ("all", "", f"{self.calls:,}")]
         names, schedules, calls = (max(map(len, column)) for column in zip(*rows, strict=True))
         table = (f"{name:{names}}  {schedule:{schedules}}  {count:>{calls}}" for name, schedule, count in rows)
-        return "\n".join([f"{self.task}, {self.model}: LLM calls, upper bounds", *table, self.tokens, self.time])
+        title = f"{self.task}, {self.model}: LLM calls, upper bounds"
+        return "\n".join([title, *table, *self.gains, self.tokens, self.time])
 
     @property
     def tokens(self) -> str:
@@ -151,4 +205,5 @@ def make_plan(config: RunConfig, inputs: Inputs) -> Plan:
         tokens_per_call(config, inputs),
         config.model.max_tokens,
         config.model.dtype,
+        tuple(gains(config, inputs)),
     )

@@ -49,6 +49,7 @@ class ProposerRecipe:
         self._folder = folder.latent_folder.absolute()
         self._service = service
         self._make_encoder = make_encoder
+        self._written = 0  # calls of the inverter, those that the ledger answered included
 
     def __call__(self) -> Proposer:
         from lipo_e_ray.proposal.proposer import Proposer
@@ -57,7 +58,14 @@ class ProposerRecipe:
         log = logging.FileHandler(self._folder.parent / WARNINGS, delay=True, encoding="utf-8")
         log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("lipo_e_ray").addHandler(log)
-        return Proposer(self._task, self._config, self._instructions, self._latent, fits=self._fits)
+        return Proposer(
+            self._task,
+            self._config,
+            self._instructions,
+            self._latent,
+            fits=self._fits,
+            written=lambda: self._written,
+        )
 
     def _latent(self) -> tuple[LatentSpace, Inverter]:
         from lipo_e_ray.latent.training import fit_latent
@@ -75,6 +83,7 @@ class ProposerRecipe:
         )
 
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
+            self._written += len(chats)
             request: Any = self._service.generate.remote(chats, samplings)
             completions: list[Completion] = slow_result(request, self._service, "rewritten instructions")
             return completions

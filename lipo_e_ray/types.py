@@ -70,7 +70,7 @@ class Prompt:
 
 
 InstructionSource = Literal["seed", "ape", "file", "invbo"]
-Stage = Literal["seeds", "hyperband", "invbo"]
+Stage = Literal["hyperband", "invbo", "baseline", "final"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ class Proposal:
 class Request:
     """``count`` prompts are wanted for the bracket of that index; this is all that they may depend on.
 
+    ``first`` prompts were proposed for the same bracket before, in earlier chunks.
     ``observed``: prompts in the order of proposal, each with its observation at every rung it was at, the narrowest
     first. ``running``: prompts whose next evaluation is under way, some of them among the observed.
     """
@@ -189,6 +190,17 @@ class Request:
     count: int
     observed: tuple[tuple[Prompt, Observation], ...] = ()
     running: tuple[Prompt, ...] = ()
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came of a ``Request``: the proposals, fewer than asked for only when no more exist, and how many LLM calls
+    it took to write them.
+    """
+
+    proposals: tuple[Proposal, ...]
+    written: int = 0
 
 
 @dataclass(frozen=True)

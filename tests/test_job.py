@@ -31,7 +31,7 @@ from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.report.analysis import read
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.types import InputError

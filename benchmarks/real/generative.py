@@ -26,7 +26,7 @@ from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.inputs import Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
 from lipo_e_ray.proposal.exemplars import ExemplarPool
-from lipo_e_ray.report.analysis import Records, ScoredPrompt, read
+from lipo_e_ray.report.records import Records, ScoredPrompt, read
 from lipo_e_ray.service.service import Split
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder

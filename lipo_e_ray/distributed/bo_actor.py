@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -13,7 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from lipo_e_ray.distributed.calls import cause_of, reason_of, result, slow_result
-from lipo_e_ray.types import EngineError, Proposal, Request
+from lipo_e_ray.types import Batch, EngineError, Request
 
 MAX_DEATHS = 3  # of actors with no answer in between; then the run ends
 PROPOSAL_TIMEOUT_S = 3600.0  # of one batch; the first one may wait for the VAE's training
@@ -22,7 +21,7 @@ PROPOSAL_TIMEOUT_S = 3600.0  # of one batch; the first one may wait for the VAE'
 class Proposer(Protocol):
     """What proposes; its answer depends on its arguments and its seed only."""
 
-    def propose(self, request: Request) -> list[Proposal]:
+    def propose(self, request: Request) -> Batch:
         """``request.count`` distinct prompts, none of them observed or running."""
         ...
 
@@ -44,22 +43,18 @@ class BOActor:
         """Build the proposer and prepare it (it trains the VAE or loads it); a second call does nothing."""
         self._build().prepare()
 
-    def propose(self, request: Request) -> list[Proposal]:
-        """The recorded proposals of an earlier walk, and new ones where those are too few, recorded before they are
-        returned. They are too few in a new bracket, and in one that a smaller call budget had narrowed.
-        """
-        lookup: Any = self._service.recorded_proposals.remote(request.bracket)
-        recorded: list[Proposal] = result(lookup, "the recorded proposals") or []
-        missing = request.count - len(recorded)
-        if missing <= 0:
+    def propose(self, request: Request) -> Batch:
+        """The recorded batch of an earlier walk, or a new one, recorded before it is returned."""
+        lookup: Any = self._service.recorded_batch.remote(request.bracket, request.first)
+        recorded: Batch | None = result(lookup, "the recorded proposals")
+        if recorded is not None:
             return recorded
-        running = (*request.running, *(proposal.prompt for proposal in recorded))
-        proposals = recorded + self._build().propose(replace(request, count=missing, running=running))
-        recording = self._service.record_proposals.remote(request.bracket, proposals)
+        batch = self._build().propose(request)
+        recording = self._service.record_batch.remote(request.bracket, request.first, batch)
         slow_result(recording, self._service, "the record of proposals")
-        if request.stage == "seeds":  # their race leaves time to train the VAE
+        if not request.observed:  # the first prompts are evaluated meanwhile, and the next proposals need the VAE
             ray.get_runtime_context().current_actor.prepare.remote()
-        return proposals
+        return batch
 
     def _build(self) -> Proposer:
         if self._proposer is None:
@@ -80,7 +75,7 @@ class BOSlot:
         self._asked = 0.0
         self._deaths = 0
 
-    def propose(self, request: Request) -> list[Proposal] | None:
+    def propose(self, request: Request) -> Batch | None:
         """The answer to ``request``, or ``None`` while there is none: ask the same again. Never blocks.
 
         Raises what the proposer raised, and ``EngineError`` when actor after actor breaks.
@@ -93,14 +88,14 @@ class BOSlot:
                 self._broke(f"no answer within {PROPOSAL_TIMEOUT_S:.0f} s")
             return None
         try:
-            proposals: list[Proposal] = ray.get(self._pending, timeout=0)
+            batch: Batch = ray.get(self._pending, timeout=0)
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayError as error:
             self._broke(reason_of(error))
             return None
         self._pending, self._deaths = None, 0
-        return proposals
+        return batch
 
     def prepare(self) -> None:
         """Have the actor prepare its proposer, and wait until it has: in benchmarks, whose clock starts after it."""

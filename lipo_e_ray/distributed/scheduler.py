@@ -23,7 +23,7 @@ ACTORS_KEPT = 16  # trial processes, once started: about as many brackets as are
 
 
 class BracketScheduler(TrialScheduler):
-    """A trial is paused after each rung, then resumed with the prompts that went up, or stopped when none did.
+    """A trial is paused after each step, then resumed with its next chunk or rung, or stopped when its bracket is over.
 
     ``on_rung`` is called with what came of each complete rung. ``failed`` says why the search cannot go on.
     """
@@ -51,11 +51,11 @@ class BracketScheduler(TrialScheduler):
             self.failed = error
             return TrialScheduler.STOP
         bracket = trial.config["bracket"]
-        self._on_rung(self._hyperband.observe(bracket, trial.config["rung"], result["evaluations"]))
+        self._on_rung(self._hyperband.observe(bracket, trial.config["step"], result["evaluations"]))
         if not self._hyperband.actions():
             self._stop_over(tune_controller)
             return TrialScheduler.STOP
-        if bracket not in self._rungs():
+        if self._hyperband.is_over(bracket):
             del self._trials[bracket]
             if self._trials:
                 return TrialScheduler.STOP

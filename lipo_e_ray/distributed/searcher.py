@@ -56,9 +56,9 @@ class ProposalSearcher(Searcher):
         return None
 
     def _take_proposals(self, request: Request) -> None:
-        proposals = self._bo.propose(request)
-        if proposals is not None:
-            self._hyperband.enter(request.bracket, [proposal.prompt for proposal in proposals])
+        batch = self._bo.propose(request)
+        if batch is not None:
+            self._hyperband.enter(request.bracket, [proposal.prompt for proposal in batch.proposals], batch.written)
             self._on_proposals()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:

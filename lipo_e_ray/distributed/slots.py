@@ -31,7 +31,7 @@ class EngineActor:
 
     def __init__(self, make_engine: Callable[[], Engine], task: Task) -> None:
         self._make_engine = make_engine
-        self._examples = {example.id: example for example in (*task.validation, *task.test)}
+        self._examples = {example.id: example for example in (*task.ladder, *task.test)}
         self._built: Engine | None = None
 
     async def ready(self) -> Fingerprints:

@@ -118,7 +118,7 @@ def generate_instructions(
     shown = [instruction for _, instruction in _OTHER_TASKS]
     seen = {identity(text) for text in (*SEED_INSTRUCTIONS, *shown)}
     instructions: list[str] = []
-    asked, most = 0, int(min(ATTEMPTS * config.num_instructions, max_calls))
+    asked, most = 0, int(min(most_calls(config), max_calls))
     while (missing := config.num_instructions - len(instructions)) > 0 and asked < most:
         batch = range(asked, min(asked + _batch_size(missing), most))
         asked = batch.stop
@@ -131,9 +131,9 @@ def generate_instructions(
     return instructions[: config.num_instructions]
 
 
-def fewest_calls(config: APEConfig) -> int:
-    """LLM calls that ``generate_instructions`` makes even where every answer is an instruction."""
-    return min(_batch_size(config.num_instructions), ATTEMPTS * config.num_instructions)
+def most_calls(config: APEConfig) -> int:
+    """LLM calls that ``generate_instructions`` makes at most."""
+    return ATTEMPTS * config.num_instructions
 
 
 def _batch_size(missing: int) -> int:

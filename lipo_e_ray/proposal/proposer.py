@@ -15,11 +15,11 @@ from lipo_e_ray.proposal.candidates import Candidate, CandidateSource, SearchSta
 from lipo_e_ray.proposal.exemplars import ExemplarPool
 from lipo_e_ray.proposal.invbo import InvBO, rounded
 from lipo_e_ray.proposal.posterior import PromptPosterior, PromptSpace
-from lipo_e_ray.proposal.sources import RandomPrompts, Seeds
+from lipo_e_ray.proposal.sources import Plain, RandomPrompts
 from lipo_e_ray.proposal.two_stage import TwoStage
 from lipo_e_ray.surrogate.gp import JointPromptGP, SurrogateError
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import InstructionSource, Origin, Prompt, Proposal, Request, Stage
+from lipo_e_ray.types import Batch, InstructionSource, Origin, Prompt, Proposal, Request, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,16 @@ def lipo_e_sources(
 ) -> Sources:
     """LIPO-E's own: in each stage the first source fills the batch as far as it can, then the next one."""
     pool = ExemplarPool(task.pool, config.max_exemplars)
-    seeds = Seeds(text for text, source in instructions.items() if source in ("seed", "file"))
-    two_stage, random_prompts = TwoStage(pool, config.proposal), RandomPrompts(pool)
-    invbo = InvBO(config, instructions.keys(), inverter)
-    return {"seeds": (seeds,), "hyperband": (two_stage, random_prompts), "invbo": (invbo, two_stage, random_prompts)}
+    own, shipped = ([text for text, source in instructions.items() if source == kind] for kind in ("file", "seed"))
+    random_fraction = config.proposal.random_fraction
+    return {
+        "hyperband": (
+            Plain(own, shipped),
+            TwoStage(pool, config.proposal, random_fraction),
+            RandomPrompts(pool, [*own, *shipped]),
+        ),
+        "invbo": (InvBO(config, instructions.keys(), inverter), TwoStage(pool, config.proposal, 0.0)),
+    }
 
 
 class Proposer:
@@ -51,7 +57,8 @@ class Proposer:
     ``instructions``: every text known before the search with its source, in a fixed order. ``make_latent`` gives the
     trained latent space and its inverter, which takes a while: it is called by ``prepare``, or when they are needed.
     ``sources``: where candidates come from in each stage, by default ``lipo_e_sources``. ``make_gp``: a surrogate,
-    given z_inst's width. ``fits``: whether the model's context holds a prompt.
+    given z_inst's width. ``fits``: whether the model's context holds a prompt. ``written``: how many LLM calls the
+    inverter has made so far.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Proposer:
         sources: Sources | None = None,
         make_gp: Callable[[int], JointPromptGP] = JointPromptGP,
         fits: Callable[[Prompt], bool] = lambda prompt: True,
+        written: Callable[[], int] = int,
     ) -> None:
         if not instructions:
             raise ValueError("expected at least one instruction, got none; give seeds or a file")
@@ -73,33 +81,36 @@ class Proposer:
         self._sources = sources or lipo_e_sources(task, config, self._given, lambda: self._trained()[1])
         self._make_gp = make_gp
         self._fits = fits
+        self._written = written
 
     def prepare(self) -> None:
-        """Train the latent space now, or load it; a second call does nothing. Seeds are proposed without it."""
+        """Train the latent space now, or load it; a second call does nothing. The first prompts are proposed without."""
         self._trained()
 
-    def propose(self, request: Request) -> list[Proposal]:
+    def propose(self, request: Request) -> Batch:
         """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
 
-        Randomness depends on the seed of the configuration and on the bracket. An observation without evaluations only
+        Randomness depends on the seed of the configuration, the bracket and the chunk. An observation without evaluations only
         keeps its prompt from being proposed again. Running prompts count as part of the batch (``greedy_batch``).
         """
-        rng = np.random.default_rng([self._config.seed, request.bracket])
+        rng = np.random.default_rng([self._config.seed, request.bracket, request.first])
+        written = self._written()
         state, batch = self._state(request), list[Candidate]()
         for source in self._sources[request.stage]:
             if len(batch) < request.count:
                 batch += source.propose(state.after(batch), request.count - len(batch), rng)
-        if len(batch) < request.count and request.stage != "seeds":
+        if len(batch) < request.count:
             logger.warning(
                 "bracket %d: expected %d new prompts, found %d: the search space is exhausted",
                 request.bracket,
                 request.count,
                 len(batch),
             )
-        return [
+        proposals = tuple(
             Proposal(candidate.prompt, self._origin(candidate, request), info | candidate.info)
             for candidate, info in zip(batch, self._predictions(state, batch), strict=True)
-        ]
+        )
+        return Batch(proposals, self._written() - written)
 
     def _trained(self) -> Latent:
         if self._latent is None:
@@ -116,10 +127,10 @@ class Proposer:
         return SearchState(request, tuple(texts), excluded, posterior, self._fits)
 
     def _posterior(self, request: Request) -> PromptPosterior | None:
-        """None for seeds, where too few prompts are observed, and where no GP can be fitted to them."""
+        """None where too few prompts are observed, and where no GP can be fitted to them."""
         answered = {prompt.id: prompt for prompt, observation in request.observed if observation.evaluated}
         informative = [prompt for prompt in answered.values() if prompt.exemplars or not self._config.max_exemplars]
-        if request.stage == "seeds" or len(informative) < MIN_OBSERVED:
+        if len(informative) < MIN_OBSERVED:
             return None
         space, _ = self._trained()
         try:
@@ -134,13 +145,12 @@ class Proposer:
 
     def _predictions(self, state: SearchState, batch: Sequence[Candidate]) -> list[dict[str, Any]]:
         """For the report, each candidate's latent and predicted error, as far as there are any."""
-        if not batch or state.request.stage == "seeds":
+        posterior = state.posterior
+        if not batch or posterior is None:
             return [{} for _ in batch]
-        prompts, posterior = [candidate.prompt for candidate in batch], state.posterior
-        z = posterior.embed(prompts) if posterior else self._trained()[0].encode(prompts)
+        z = posterior.embed([candidate.prompt for candidate in batch])
         infos: list[dict[str, Any]] = [{"z": rounded(row)} if row.isfinite().all() else {} for row in z]
-        if posterior:
-            with torch.no_grad():
-                for info, mean, std in zip(infos, *posterior.gp.predict(z), strict=True):
-                    info |= {"mean": round(float(mean), 6), "std": round(float(std), 6)}
+        with torch.no_grad():
+            for info, mean, std in zip(infos, *posterior.gp.predict(z), strict=True):
+                info |= {"mean": round(float(mean), 6), "std": round(float(std), 6)}
         return infos

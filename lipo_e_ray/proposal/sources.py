@@ -1,8 +1,9 @@
-"""The sources that need no search of their own: given seeds, random prompts, a fixed grid of prompts."""
+"""The sources that need no search of their own: plain instructions, random prompts, a fixed grid of prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,30 +11,56 @@ from lipo_e_ray.proposal.candidates import Candidate, SearchState
 from lipo_e_ray.proposal.exemplars import ExemplarPool
 from lipo_e_ray.types import Prompt
 
+OWN_SHARE, SHIPPED_SHARE = 0.5, 0.25  # of a chunk of the first bracket
 ATTEMPTS = 100  # random draws for each prompt wanted; when they find no new one, the space counts as exhausted
 
 
-class Seeds:
-    """Instructions without exemplars, in the order given."""
+class Plain:
+    """Instructions without exemplars: the user's own, then the shipped ones.
 
-    def __init__(self, instructions: Iterable[str]) -> None:
-        self._prompts = [Prompt(text) for text in instructions]
+    They are a part of each chunk of the run's first bracket: up to ``OWN_SHARE`` of it while there are own ones, then
+    up to ``SHIPPED_SHARE``. Where two were seen and all that were seen erred on every example, there are no more:
+    the task cannot be done so.
+    """
+
+    def __init__(self, own: Iterable[str], shipped: Iterable[str]) -> None:
+        self._own = [Prompt(text) for text in own]
+        self._shipped = [Prompt(text) for text in shipped]
 
     def propose(self, state: SearchState, count: int, rng: np.random.Generator) -> list[Candidate]:
         """See ``CandidateSource``."""
-        return [Candidate(prompt) for prompt in state.new(self._prompts)[:count]]
+        if state.request.bracket or self._is_hopeless(state):
+            return []
+        own = state.new(self._own)[: math.ceil(OWN_SHARE * count)]
+        shipped = state.new(self._shipped)[: max(0, math.ceil(SHIPPED_SHARE * count) - len(own))]
+        return [Candidate(prompt, info={"way": "plain"}) for prompt in (*own, *shipped)]
+
+    def _is_hopeless(self, state: SearchState) -> bool:
+        seen = [o for prompt, o in state.request.observed if not prompt.exemplars and o.evaluated]
+        return len(seen) > 1 and all(o.errors == o.evaluated for o in seen)
 
 
 class RandomPrompts:
-    """Any known instruction, with a random set of the pool's exemplars."""
+    """A random instruction, with a random set of the pool's exemplars.
 
-    def __init__(self, pool: ExemplarPool) -> None:
+    Half of the instructions are of the ``trusted`` ones, which people wrote; the others are any that are known.
+    """
+
+    def __init__(self, pool: ExemplarPool, trusted: Iterable[str] = ()) -> None:
         self._pool = pool
+        self._trusted = tuple(trusted)
 
     def propose(self, state: SearchState, count: int, rng: np.random.Generator) -> list[Candidate]:
         """See ``CandidateSource``; fewer than ``count`` only when the space is exhausted."""
-        prompts = random_prompts(state.instructions, self._pool, count, rng, state.accepts)
-        return [Candidate(prompt) for prompt in prompts]
+        found: dict[str, Prompt] = {}
+        for _ in range(ATTEMPTS * count):
+            if len(found) == count:
+                break
+            texts = self._trusted if self._trusted and rng.random() < 0.5 else state.instructions
+            prompt = Prompt(texts[int(rng.integers(len(texts)))], self._pool.random(rng))
+            if prompt.id not in found and state.accepts(prompt):
+                found[prompt.id] = prompt
+        return [Candidate(prompt, info={"way": "random"}) for prompt in found.values()]
 
 
 class Grid:
@@ -60,21 +87,3 @@ class Grid:
 def random_share(fraction: float, count: int, rng: np.random.Generator) -> int:
     """How many of ``count`` are random: rounded up or down at random, so that small batches get their share."""
     return min(count, int(fraction * count + rng.random()))
-
-
-def random_prompts(
-    instructions: Sequence[str],
-    pool: ExemplarPool,
-    n: int,
-    rng: np.random.Generator,
-    accepts: Callable[[Prompt], bool] = lambda prompt: True,
-) -> list[Prompt]:
-    """n distinct prompts that ``accepts`` takes: a uniform instruction, a random set. Fewer if none are found."""
-    found: dict[str, Prompt] = {}
-    for _ in range(ATTEMPTS * n):
-        if len(found) == n:
-            break
-        prompt = Prompt(instructions[int(rng.integers(len(instructions)))], pool.random(rng))
-        if prompt.id not in found and accepts(prompt):
-            found[prompt.id] = prompt
-    return list(found.values())

@@ -21,56 +21,74 @@ from lipo_e_ray.proposal.sources import random_share
 from lipo_e_ray.types import Example, Prompt
 
 GOOD_SETS = 10  # the best observed exemplar sets, at which restarts begin
-EDITED = 5  # the best observed prompts, whose sets are edited
-EDITS = 8  # edits of each of these sets
 RECOMBINED = 8  # instructions that are paired with the best sets
 RECOMBINED_SETS = 5  # the best sets, that they are paired with
+CLIMBED = 10  # prompts whose sets are edited: first the best observed ones, then the best of what came of that
+EDITS = 100  # edits of each of these sets; all of them are ranked by LogEI, which costs no call
+CLIMBS = 3  # rounds of edits
+KEPT = 40  # edited prompts that compete in the batch, by LogEI: the joint posterior of thousands would take minutes
 
 
 class TwoStage:
     """Searches exemplar sets for good instructions; proposes nothing while there is no posterior.
 
-    It leaves ``config.random_fraction`` of a batch to the source after it, which should be ``RandomPrompts``.
+    It leaves ``random_fraction`` of a batch to the source after it, which should be ``RandomPrompts``.
     """
 
-    def __init__(self, pool: ExemplarPool, config: ProposalConfig) -> None:
+    def __init__(self, pool: ExemplarPool, config: ProposalConfig, random_fraction: float) -> None:
         self._pool = pool
         self._config = config
+        self._random_fraction = random_fraction
 
     def propose(self, state: SearchState, count: int, rng: np.random.Generator) -> list[Candidate]:
         """See ``CandidateSource``."""
         posterior = state.posterior
         if posterior is None:
             return []
-        random = random_share(self._config.random_fraction, count, rng)
-        prompts = state.new(self._prompts(posterior, state.instructions, rng))
-        return [Candidate(prompts[i]) for i in posterior.choose_batch(prompts, count - random)]
+        random = random_share(self._random_fraction, count, rng)
+        found = self._prompts(posterior, state, rng)
+        ways = {prompt.id: way for way, prompts in reversed(found.items()) for prompt in prompts}
+        prompts = state.new(prompt for group in found.values() for prompt in group)
+        chosen = [prompts[i] for i in posterior.choose_batch(prompts, count - random)]
+        return [Candidate(prompt, info={"way": ways[prompt.id]}) for prompt in chosen]
 
     def _prompts(
-        self, posterior: PromptPosterior, known_texts: Sequence[str], rng: np.random.Generator
-    ) -> list[Prompt]:
-        """Decoded sets of the gradient search (``instructions x restarts``), and a modest share found without it.
+        self, posterior: PromptPosterior, state: SearchState, rng: np.random.Generator
+    ) -> dict[str, list[Prompt]]:
+        """By the way they came about: decoded sets of the gradient search (``instructions x restarts``); good sets
+        edited again and again; good instructions paired with good sets.
 
-        The decoder is lossy: a set one exemplar away from the best may be no decoding of anything. So up to 40 edits of
-        the best prompts' sets and up to 40 pairings of good instructions with good sets compete with the 250, in the
-        same batch choice.
+        The decoder is lossy: a set one exemplar away from the best may be no decoding of anything. So all three compete
+        in the same batch choice.
         """
-        instructions = choose_instructions(posterior, known_texts, self._config.instructions, rng)
+        instructions = choose_instructions(posterior, state.instructions, self._config.instructions, rng)
         start = self._starts(posterior, instructions, rng)
         z = self._optimise_exemplars(posterior, posterior.space.encode(start))
         decoded = [
             Prompt(prompt.instruction, exemplars)
             for prompt, exemplars in zip(start, posterior.space.decode_exemplars(z), strict=True)
         ]
-        best = [posterior.prompts[i] for i in posterior.ranking()]
-        edited = [
-            Prompt(prompt.instruction, self._pool.edit(prompt.exemplars, rng))
-            for prompt in best[:EDITED]
-            for _ in range(EDITS)
-        ]
         sets = _good_sets(posterior)[:RECOMBINED_SETS]
-        recombined = [Prompt(text, exemplars) for text in instructions[:RECOMBINED] for exemplars in sets]
-        return decoded + edited + recombined
+        paired = [Prompt(text, exemplars) for text in instructions[:RECOMBINED] for exemplars in sets]
+        return {"decoded": decoded, "edited": self._edited(posterior, state, rng), "paired": paired}
+
+    def _edited(self, posterior: PromptPosterior, state: SearchState, rng: np.random.Generator) -> list[Prompt]:
+        """Up to ``KEPT`` prompts, the highest LogEI first, found by a climb over sets that differ by one exemplar."""
+        start = [posterior.prompts[i] for i in posterior.ranking()[:CLIMBED]]
+        best: list[Prompt] = []
+        for _ in range(CLIMBS):
+            edits = [
+                Prompt(prompt.instruction, self._pool.edit(prompt.exemplars, rng)) for prompt in start for _ in range(EDITS)
+            ]
+            candidates = state.new([*best, *edits])
+            if not candidates:
+                break
+            with torch.no_grad():
+                value = log_ei(*posterior.gp.predict(posterior.space.encode(candidates)), posterior.best)
+            order = torch.argsort(value, descending=True, stable=True)[:KEPT].tolist()
+            best = [candidates[i] for i in order]
+            start = best[:CLIMBED]
+        return best
 
     def _starts(
         self, posterior: PromptPosterior, instructions: Sequence[str], rng: np.random.Generator

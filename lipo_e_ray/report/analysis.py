@@ -1,151 +1,28 @@
-"""What a run found, as plain numbers from its ledger: ranks, parts of the method, calibration, test result.
-
-Scores are compared only with scores of the same fidelity; the best prompt is chosen at the highest fidelity (as in the
-ablation of HbBoPs, ICML 2025). Intervals are 95% intervals.
-"""
+"""What a run found, as plain numbers from its records: ranks, parts of the method, calibration. Intervals are 95% ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.report.statistics import Z95, Paired, Rate
-from lipo_e_ray.store.ledger import Failure, Ledger
-from lipo_e_ray.store.run_folder import RunFolder
-from lipo_e_ray.task.rendering import render
-from lipo_e_ray.types import Fingerprints, Message, Observation, Origin, Prompt, Proposal, RungResult, Stage, Status
-
-
-@dataclass(frozen=True)
-class ScoredPrompt:
-    """A prompt with its counts at the highest fidelity it reached. ``test``: ``None`` where it was not tested."""
-
-    prompt: Prompt
-    origin: Origin
-    fidelity: int
-    observation: Observation
-    test: Rate | None
-
-    def messages(self, question: str) -> list[Message]:
-        """The chat that asks ``question`` with this prompt."""
-        return render(self.prompt, question)
-
-    @property
-    def accuracy(self) -> Rate:
-        """Validation accuracy at ``fidelity``."""
-        return Rate(self.observation.evaluated - self.observation.errors, self.observation.evaluated)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What the run has cost so far. ``unparseable`` of the ``answers`` could not be read; they count as wrong."""
-
-    calls: int
-    tokens: dict[str, int]
-    answers: int
-    unparseable: int
-
-    @property
-    def cache_share(self) -> float:
-        """Share of the prompt's tokens that came from the engine's prefix cache."""
-        return self.tokens["cached_tokens"] / max(self.tokens["prompt_tokens"], 1)
-
-
-@dataclass(frozen=True)
-class Records:
-    """The content of a ledger at one moment; every table below is a function of it."""
-
-    scored: tuple[ScoredPrompt, ...]  # in the order of their first result
-    rungs: tuple[RungResult, ...]
-    proposals: tuple[Proposal, ...]
-    answered: dict[str, int]  # prompt id -> validation answers paid for it
-    tests: dict[str, dict[str, Status]]
-    failures: tuple[Failure, ...]
-    usage: Usage
-    fingerprints: Fingerprints
-
-    @property
-    def full_fidelity(self) -> int:
-        """The highest fidelity any prompt reached; 0 before the first result."""
-        return max((s.fidelity for s in self.scored), default=0)
-
-    @cached_property
-    def best(self) -> ScoredPrompt | None:
-        """The prompt with fewest errors at the highest fidelity; of equals a tested one, then the first proposed."""
-        return _least_error(self, lambda _: True)
-
-    @cached_property
-    def baseline(self) -> ScoredPrompt | None:
-        """The best shipped instruction without exemplars, at the highest fidelity."""
-        return _least_error(self, lambda s: s.origin.stage == "seeds")
-
-    @cached_property
-    def paired(self) -> Paired | None:
-        """Best against baseline, on the test questions that both were asked."""
-        if not (self.best and self.baseline and self.best.test and self.baseline.test):
-            return None
-        best, base = self.tests[self.best.prompt.id], self.tests[self.baseline.prompt.id]
-        pairs = [(best[e] is Status.CORRECT, base[e] is Status.CORRECT) for e in best if e in base]
-        counts = (pairs.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False)))
-        return Paired(*counts) if pairs else None
-
-
-def _least_error(records: Records, belongs: Callable[[ScoredPrompt], bool]) -> ScoredPrompt | None:
-    full = [s for s in records.scored if s.fidelity == records.full_fidelity and belongs(s)]
-    return min(full, key=lambda s: (s.observation.errors, s.test is None), default=None)
-
-
-def read(ledger: Ledger) -> Records:
-    """Read all that the tables need. Results with failed calls are left out: their counts are not comparable."""
-    rungs = tuple(r for r in ledger.rungs() if r.observation.evaluated == r.fidelity)
-    proposals = tuple(proposal for _, proposal in ledger.proposals())
-    first: dict[str, Proposal] = {}
-    for proposal in proposals:  # in order of bracket and position, for the order of rungs differs between runs
-        first.setdefault(proposal.prompt.id, proposal)
-    top: dict[str, RungResult] = {}
-    for r in rungs:
-        known = top.setdefault(r.observation.prompt_id, r)
-        if r.fidelity > known.fidelity:
-            top[r.observation.prompt_id] = r
-    validation, test = ledger.observations("validation"), ledger.observations("test")
-    scored = tuple(
-        ScoredPrompt(
-            proposal.prompt,
-            proposal.origin,
-            top[key].fidelity,
-            top[key].observation,
-            Rate(test[key].evaluated - test[key].errors, test[key].evaluated) if key in test else None,
-        )
-        for key, proposal in first.items()
-        if key in top
-    )
-    answers = [*validation.values(), *test.values()]
-    return Records(
-        scored,
-        rungs,
-        proposals,
-        {key: o.evaluated for key, o in validation.items()},
-        {key: ledger.statuses(key, "test") for key in test},
-        tuple(ledger.failures()),
-        Usage(ledger.calls(), ledger.tokens(), sum(o.evaluated for o in answers), sum(o.unparseable for o in answers)),
-        ledger.fingerprints,
-    )
-
-
-def read_folder(folder: RunFolder) -> Records:
-    """``read`` of the ledger in a run folder. Raises ``InputError`` where there is none."""
-    with Ledger(folder.ledger_file) as ledger:
-        return read(ledger)
+from lipo_e_ray.report.records import Records, ScoredPrompt, least_error
+from lipo_e_ray.report.statistics import Z95, Rate
+from lipo_e_ray.types import InstructionSource, Observation, Origin, Proposal, RungResult, Stage
 
 
 def best_over_calls(records: Records) -> list[RungResult]:
-    """The results at the highest fidelity that were better than all before them, in the order of ``calls``."""
+    """The result of the best prompt so far, whenever that changed, in the order of ``calls``.
+
+    The best has the fewest errors at the highest fidelity that any prompt had reached by then, so its error may rise
+    when a higher fidelity is reached.
+    """
     steps: list[RungResult] = []
-    for r in sorted((r for r in records.rungs if r.fidelity == records.full_fidelity), key=lambda r: r.calls):
-        if not steps or r.observation.error < steps[-1].observation.error:
+    for r in sorted(records.rungs, key=lambda r: r.calls):
+        best = steps[-1] if steps else None
+        if best is None or (-r.fidelity, r.observation.errors) < (-best.fidelity, best.observation.errors):
             steps.append(r)
     return steps
 
@@ -167,30 +44,58 @@ class Part:
     best: ScoredPrompt | None
 
 
-_PARTS: dict[str, Callable[[Origin], bool]] = {
-    "Baseline: seed instructions, no exemplars": lambda o: o.stage == "seeds",
-    "Hyperband: seed instructions + exemplars": lambda o: o.stage == "hyperband" and o.source in ("seed", "file"),
-    "Hyperband: APE instructions + exemplars": lambda o: o.stage == "hyperband" and o.source == "ape",
-    "InvBO: all candidates": lambda o: o.stage == "invbo",
-    "InvBO: of these, with new instruction text": lambda o: o.stage == "invbo" and o.source == "invbo",
+_PARTS: dict[str, Callable[[Proposal], bool]] = {
+    "Instructions without exemplars": lambda p: _is_plain(p),
+    "Hyperband: given instructions + exemplars": lambda p: _in(p, "hyperband", "seed", "file") and not _is_plain(p),
+    "Hyperband: APE instructions": lambda p: _in(p, "hyperband", "ape"),
+    "InvBO: all candidates": lambda p: p.origin.stage == "invbo",
+    "InvBO: of these, with new instruction text": lambda p: _in(p, "invbo", "invbo"),
 }
+
+WAYS = {
+    "plain": "instruction without exemplars",
+    "random": "random instruction and set",
+    "decoded": "set decoded from the latent space",
+    "edited": "good set, edited",
+    "paired": "good instruction with a good set",
+}
+"""How a proposal came about (``Proposal.info["way"]``), in words."""
+
+
+def _in(proposal: Proposal, stage: Stage, *sources: InstructionSource) -> bool:
+    return proposal.origin.stage == stage and proposal.origin.source in sources
+
+
+def _is_plain(proposal: Proposal) -> bool:
+    return not proposal.prompt.exemplars and proposal.origin.source in ("seed", "file")
 
 
 def parts(records: Records) -> list[Part]:
     """One ``Part`` per part of the method; the last one is a subset of the one before it."""
-    origins = {p.prompt.id: p.origin for p in reversed(records.proposals)}
+    return _parts(records, _PARTS)
 
-    def part(name: str, belongs: Callable[[Origin], bool]) -> Part:
-        mine = [s for s in records.scored if belongs(s.origin)]
-        return Part(
-            name,
-            len(mine),
-            sum(s.fidelity == records.full_fidelity for s in mine),
-            sum(n for key, n in records.answered.items() if key in origins and belongs(origins[key])),
-            _least_error(records, lambda s: belongs(s.origin)),
-        )
 
-    return [part(name, belongs) for name, belongs in _PARTS.items()]
+def ways(records: Records) -> list[Part]:
+    """One ``Part`` per way in which a prompt came about, for those that were taken."""
+    found = _parts(records, {name: partial(_came, way) for way, name in WAYS.items()})
+    return [part for part in found if part.prompts]
+
+
+def _came(way: str, proposal: Proposal) -> bool:
+    return bool(proposal.info.get("way") == way)
+
+
+def _parts(records: Records, kinds: Mapping[str, Callable[[Proposal], bool]]) -> list[Part]:
+    proposals = {p.prompt.id: p for p in reversed(records.proposals)}
+
+    def part(name: str, belongs: Callable[[Proposal], bool]) -> Part:
+        ids = {key for key, proposal in proposals.items() if belongs(proposal)}
+        mine = [s for s in records.scored if s.prompt.id in ids]
+        full = [s for s in mine if s.fidelity == records.full_fidelity]
+        calls = sum(n for key, n in records.answered.items() if key in ids)
+        return Part(name, len(mine), len(full), calls, least_error(full))
+
+    return [part(name, belongs) for name, belongs in kinds.items()]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lipo_e_ray.report.analysis import Records
+from lipo_e_ray.report.records import Records
 from lipo_e_ray.report.statistics import Rate
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import LipoError
@@ -19,9 +19,12 @@ def final_line(records: Records) -> str:
     baseline, best = (scored.test if scored else None for scored in (records.baseline, records.best))
     if best is None:
         return f"test accuracy: not measured yet, {calls} so far"
+    on = f"on {best.n} test examples with {calls}"
     if baseline is None:
-        return f"test accuracy: best {best} with {calls}; no baseline was measured at the same fidelity"
-    return f"test accuracy: baseline {baseline} -> best {best} with {calls}"
+        return f"test accuracy: best {best} {on}; no baseline was measured"
+    if records.best is records.baseline:
+        return f"test accuracy: baseline {baseline} {on}; no prompt was ahead of it, so it is the answer"
+    return f"test accuracy: baseline {baseline} -> best {best} {on}"
 
 
 def best_prompt_document(records: Records) -> dict[str, Any]:

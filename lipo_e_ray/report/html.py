@@ -15,7 +15,8 @@ from pathlib import Path
 
 from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.report.analysis import Records, ScoredPrompt, new_instructions, parts, read_folder, top_prompts
+from lipo_e_ray.report.analysis import Part, new_instructions, parts, top_prompts, ways
+from lipo_e_ray.report.records import Records, ScoredPrompt, read_folder
 from lipo_e_ray.report.answer import PLACEHOLDER, final_line
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw
 from lipo_e_ray.store.run_folder import RunFolder
@@ -75,7 +76,8 @@ def write_report(run_dir: Path) -> Path:
         _tag("h2", "The ten best prompts"),
         *_top(records),
         _tag("h2", "What each part gave"),
-        *_parts(records),
+        *_parts(records, parts(records), "part"),
+        *_parts(records, ways(records), "how the prompt came about"),
         *_new_instructions(records, _given(config.instructions_file)),
         _tag("h2", "How the run went"),
         *pictures,
@@ -140,8 +142,8 @@ def _answer(records: Records) -> list[_Html]:
         *blocks,
         _tag(
             "p",
-            "Prompts were chosen on validation examples only. The baseline is the best seed "
-            "instruction without exemplars.",
+            "Prompts were chosen on validation examples. The baseline is the user's first instruction, or else the "
+            "best shipped one, without exemplars. Where no prompt is ahead of it, it is the answer.",
             class_="soft",
         ),
     ]
@@ -202,15 +204,15 @@ def _top(records: Records) -> list[_Html]:
     ]
 
 
-def _parts(records: Records) -> list[_Html]:
+def _parts(records: Records, found: Sequence[Part], kind: str) -> list[_Html]:
     base = records.baseline
     rows = []
-    for p in parts(records):
+    for p in found:
         error = f"{p.best.observation.error:.1%}" if p.best else "none in full"
         gain = f"{100 * (base.observation.error - p.best.observation.error):+.1f}" if p.best and base else ""
         rows.append((p.name, str(p.prompts), str(p.finished), f"{p.calls:,}", error, gain))
     return [
-        _table(("part", "prompts", "in full", "LLM calls", "best error", "points better than baseline"), rows, (0,)),
+        _table((kind, "prompts", "in full", "LLM calls", "best error", "points better than baseline"), rows, (0,)),
         _tag(
             "p",
             f"Best error: least validation error among prompts measured on all {records.full_fidelity} examples.",

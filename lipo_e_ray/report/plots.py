@@ -21,12 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from lipo_e_ray.report.analysis import Records, ScoredPrompt, best_over_calls, coverage, predictions, stage_spans
+from lipo_e_ray.report.analysis import best_over_calls, coverage, predictions, stage_spans
+from lipo_e_ray.report.records import Records, ScoredPrompt
 from lipo_e_ray.report.statistics import Z95, departs_from, neighbour_correlation
 from lipo_e_ray.types import RungResult
 
-STAGE_COLOURS = {"seeds": "#777777", "hyperband": "#0072B2", "invbo": "#D55E00"}
-STAGE_NAMES = {"seeds": "Seeds", "hyperband": "Hyperband", "invbo": "InvBO"}
+BASELINE_COLOUR = "#777777"
+STAGE_COLOURS = {"hyperband": "#0072B2", "invbo": "#D55E00", "baseline": BASELINE_COLOUR, "final": "#009E73"}
+STAGE_NAMES = {"hyperband": "Hyperband", "invbo": "InvBO", "baseline": "Baseline", "final": "Finalists"}
 SOURCE_NAMES = {"seed": "seed", "file": "user", "ape": "APE", "invbo": "inversion"}
 SOURCE_MARKERS = {"seed": "o", "file": "D", "ape": "s", "invbo": "^"}
 _WIDTH = 8.5  # inches
@@ -67,7 +69,7 @@ def draw(records: Records, latent_folder: Path) -> list[Picture]:
 
 
 def best_plot(records: Records) -> tuple[Figure, str] | None:
-    """Error at the highest fidelity over the calls of the search: a dot per prompt, and a line for the best so far."""
+    """Error over the calls of the search: a dot per prompt and rung, and a line for the best prompt so far."""
     steps, best, base = best_over_calls(records), records.best, records.baseline
     if best is None:
         return None
@@ -85,12 +87,12 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
             color=STAGE_COLOURS[stage],
             fontweight="bold",
         )
-        full = [r for r in records.rungs if r.stage == stage and r.fidelity == records.full_fidelity]
+        full = [r for r in records.rungs if r.stage == stage]
         axes.scatter(
             [r.calls for r in full],
             [r.observation.error for r in full],
-            s=22,
-            alpha=0.55,
+            s=[4 + 20 * r.fidelity / records.full_fidelity for r in full],
+            alpha=0.5,
             linewidth=0,
             color=STAGE_COLOURS[stage],
             clip_on=False,
@@ -99,20 +101,21 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
     y = [*(r.observation.error for r in steps), steps[-1].observation.error]
     axes.step(x, y, where="post", color="black", linewidth=1.8)
     _beside(axes, y[-1], "black")
-    title = f"Best validation error: {y[-1]:.1%} on {records.full_fidelity} examples"
+    title = f"Best prompt: {y[-1]:.1%} validation error on {records.full_fidelity} examples"
     if base is not None:
         error = base.observation.error
-        axes.axhline(error, color=STAGE_COLOURS["seeds"], linestyle="--", linewidth=1)
-        _beside(axes, error, STAGE_COLOURS["seeds"])
+        axes.axhline(error, color=BASELINE_COLOUR, linestyle="--", linewidth=1)
+        _beside(axes, error, BASELINE_COLOUR)
         title = (
-            f"Validation error fell from {error:.1%} (best seed, dashed) to {y[-1]:.1%}"
+            f"Validation error: baseline {error:.1%} (dashed, {base.fidelity} examples), best {y[-1]:.1%} "
+            f"({records.full_fidelity})"
             if y[-1] < error
-            else f"No prompt beat the best seed instruction's validation error of {error:.1%}"
+            else f"No prompt beat the baseline's validation error of {error:.1%}"
         )
     axes.set_xlim(0, max(x[-1], 1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("LLM calls of the search (evaluated questions)")
-    _errors(axes, "y", f"error on all {records.full_fidelity} examples")
+    _errors(axes, "y", "error (larger dots: more examples)")
     axes.set_title(title, pad=20)
     return figure, title
 

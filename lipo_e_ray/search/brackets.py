@@ -1,4 +1,4 @@
-"""The schedule of a run as plain values: which brackets, how many prompts at which fidelity, and what it costs.
+"""A bracket as plain values: how many prompts at which fidelity, in which chunks they are proposed, and what it costs.
 
 Li et al. 2018, "Hyperband", algorithm 1, with a prompt's validation examples as the resource. A fidelity is a prefix
 of one fixed shuffle, so a prompt that goes up a rung pays only for the examples it has not seen.
@@ -6,14 +6,10 @@ of one fixed shuffle, so a prompt that goes up a rung pays only for the examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lipo_e_ray.config import RunConfig
 from lipo_e_ray.types import InputError, Stage
-
-SEEDS_START = 64  # examples of the seeds' first rung; on 16, the best of the demo's twelve seeds lost there
-SEEDS_SHARE = 0.25  # what the seeds' race may cost of a call budget; it starts on fewer examples to cost no more
 
 
 @dataclass(frozen=True)
@@ -28,25 +24,43 @@ class Rung:
 class Bracket:
     """Successive halving over ``rungs``, the lowest fidelity first; ``s`` rungs lie above the first one.
 
-    ``index`` is the position in the run. A bracket of stage ``invbo`` is gated by the incumbent (see ``Hyperband``).
+    ``index`` is the position in the run. The prompts of the first rung are proposed and evaluated ``chunk`` at a time
+    (0: all at once), so that the proposals of a chunk know what the chunks before it gave. A bracket of stage
+    ``invbo`` is gated by the incumbent; one of stage ``baseline`` or ``final`` proposes nothing: prompts that are
+    known already race on more examples (see ``Hyperband``).
     """
 
     index: int
     stage: Stage
     s: int
     rungs: tuple[Rung, ...]
+    chunk: int = 0
 
-    def cost(self, start: int = 0) -> int:
-        """Evaluations from rung ``start`` on, with prefix reuse, when every rung is full."""
-        below = [0, *(rung.fidelity for rung in self.rungs)]
-        return sum(rung.size * (rung.fidelity - below[i]) for i, rung in enumerate(self.rungs) if i >= start)
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """How many prompts each chunk of the first rung has."""
+        size = self.rungs[0].size
+        chunk = self.chunk or size
+        return tuple(min(chunk, size - start) for start in range(0, size, chunk))
+
+    @property
+    def steps(self) -> int:
+        """Evaluations that follow one another: the chunks of the first rung, then the other rungs."""
+        return len(self.chunks) + len(self.rungs) - 1
+
+    def cost(self, step: int = 0) -> int:
+        """Evaluations from ``step`` on, with prefix reuse, when every rung is full."""
+        first = sum(self.chunks[step:]) * self.rungs[0].fidelity
+        above = max(1, step - len(self.chunks) + 1)
+        pairs = list(zip(self.rungs, self.rungs[1:], strict=False))[above - 1 :]
+        return first + sum(rung.size * (rung.fidelity - below.fidelity) for below, rung in pairs)
 
     def resized(self, first: int) -> Bracket:
         """The same bracket with ``first`` prompts in the first rung and the others in proportion, 1 at least."""
         full = self.rungs[0].size
         return replace(self, rungs=tuple(replace(r, size=max(1, r.size * first // full)) for r in self.rungs))
 
-    def narrowed(self, budget: int) -> Bracket | None:
+    def narrowed(self, budget: float) -> Bracket | None:
         """The widest version, up to this one, that costs at most ``budget``; ``None`` if not one prompt can be paid."""
         versions = (self.resized(first) for first in range(self.rungs[0].size, 0, -1))
         return next((version for version in versions if version.cost() <= budget), None)
@@ -69,68 +83,22 @@ def fidelities(n: int, b_min: int, eta: int) -> tuple[int, ...]:
     return tuple(reversed(ladder))
 
 
-def hyperband_brackets(n: int, b_min: int, eta: int, first_index: int = 0) -> list[Bracket]:
-    """One pass, s = s_max..0: ``ceil((s_max + 1) / (s + 1) * eta^s)`` prompts, divided by ``eta`` from rung to rung."""
-    ladder = fidelities(n, b_min, eta)
+def hyperband_bracket(ladder: tuple[int, ...], s: int, eta: int, index: int, chunk: int = 0) -> Bracket:
+    """Hyperband's bracket s on ``ladder``: ``ceil((s_max + 1) / (s + 1) * eta^s)`` prompts, a rung ``eta`` times fewer.
+
+    ``chunk``: see ``Bracket``.
+    """
     s_max = len(ladder) - 1
-    brackets = []
-    for s in range(s_max, -1, -1):
-        width = -(-(s_max + 1) * eta**s // (s + 1))
-        rungs = tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder[s_max - s :]))
-        brackets.append(Bracket(first_index + s_max - s, "hyperband", s, rungs))
-    return brackets
+    width = -(-(s_max + 1) * eta**s // (s + 1))
+    rungs = tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder[s_max - s :]))
+    return Bracket(index, "hyperband", s, rungs, chunk)
 
 
-def _seeds_bracket(ladder: tuple[int, ...], seeds: int, eta: int, budget: float) -> Bracket:
-    """Race ``seeds`` (1 or more) prompts to the top, at least two of them, so that the baseline is a fair one.
-
-    It starts where the halving can end with two, but not on fewer than ``SEEDS_START`` examples: a good seed lost early
-    would flatter the search. It starts lower only where ``budget`` demands it.
-    """
-
-    def from_rung(start: int) -> Bracket:
-        rungs = tuple(
-            Rung(seeds if i == 0 else max(min(2, seeds), seeds // eta**i), fidelity)
-            for i, fidelity in enumerate(ladder[start:])
-        )
-        return Bracket(0, "seeds", len(rungs) - 1, rungs)
-
-    start = len(ladder) - 1
-    while start > 0 and (
-        from_rung(start).cost() > budget or (from_rung(start).rungs[-1].size > 2 and ladder[start - 1] >= SEEDS_START)
-    ):
-        start -= 1
-    return from_rung(start)
-
-
-def plan_brackets(config: RunConfig, validation: int, seeds: int) -> list[Bracket]:
-    """The whole run: the seeds' race, one Hyperband pass, ``config.invbo.iterations`` gated brackets of q candidates.
-
-    ``validation``: examples in the validation split; ``seeds``: shipped instructions, 1 or more.
-    Raises ``InputError`` when there are fewer validation examples than ``b_min``.
-    """
-    eta = config.hyperband.eta
-    ladder = fidelities(validation, config.hyperband.b_min, eta)
-    budget = 2.0 * len(ladder) * validation  # two brackets of Hyperband
-    if config.max_llm_calls:
-        budget = min(budget, SEEDS_SHARE * config.max_llm_calls)
-    brackets = [_seeds_bracket(ladder, seeds, eta, budget)]
-    brackets += hyperband_brackets(validation, config.hyperband.b_min, eta, first_index=1)
-    rungs = tuple(Rung(max(1, config.invbo.q // eta**i), fidelity) for i, fidelity in enumerate(ladder))
-    first = len(brackets)
-    brackets += [Bracket(first + i, "invbo", len(ladder) - 1, rungs) for i in range(config.invbo.iterations)]
-    return brackets
-
-
-def ticks(brackets: Sequence[Bracket], overlap: int) -> tuple[int, ...]:
-    """When each bracket opens, counted in rungs: when the one before has ``overlap`` left, and one complete at least.
-
-    The more brackets overlap, the more engines are kept busy, and the fewer results each bracket's proposals can use.
-    """
-    opened = [0]
-    for bracket in brackets[:-1]:
-        opened.append(opened[-1] + max(1, len(bracket.rungs) - overlap))
-    return tuple(opened)
+def hyperband_brackets(n: int, b_min: int, eta: int, first_index: int = 0) -> list[Bracket]:
+    """One pass, s = s_max..0."""
+    ladder = fidelities(n, b_min, eta)
+    steps = range(len(ladder) - 1, -1, -1)
+    return [hyperband_bracket(ladder, s, eta, first_index + i) for i, s in enumerate(steps)]
 
 
 def cost(brackets: Iterable[Bracket]) -> int:

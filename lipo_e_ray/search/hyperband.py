@@ -11,34 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets, plan_brackets, ticks
+from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.search.race import History, Race
-from lipo_e_ray.types import Evaluation, InputError, Observation, Prompt, Request, RungResult, Stage
-
-__all__ = [
-    "Action",
-    "Bracket",
-    "Evaluate",
-    "Hyperband",
-    "Position",
-    "Rung",
-    "cost",
-    "fidelities",
-    "hyperband_brackets",
-    "plan_brackets",
-]
+from lipo_e_ray.search.schedule import Schedule
+from lipo_e_ray.types import Evaluation, Observation, Prompt, Request, RungResult, Stage
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The action "evaluate one rung": all its prompts, in the order of the proposal, on ``fidelity`` examples.
+    """The action "evaluate these prompts", in the order of the proposal, on ``fidelity`` examples: a chunk of a
+    bracket's first rung, or a whole later rung.
 
-    ``bracket`` and ``rung`` are indices. In a gated bracket the incumbent is the last of ``prompts``. ``wave`` says how
-    early the result is needed; engines with a choice take the lower one first.
+    ``bracket`` and ``rung`` are indices; ``step`` counts chunks and rungs. In a gated bracket the incumbent is the last
+    of ``prompts``. ``wave`` says how early the result is needed; engines with a choice take the lower one first.
     """
 
     bracket: int
     rung: int
+    step: int
     fidelity: int
     prompts: tuple[Prompt, ...]
     wave: int
@@ -52,7 +42,8 @@ Action = Request | Evaluate
 class Position:
     """Where the walk stands, for display: its first open bracket, of ``open`` ones in all (0 at the end).
 
-    ``done`` and ``planned`` are evaluations; ``planned`` is an upper bound.
+    ``brackets``: how many the schedule has, 0 where that depends on the results. ``done`` and ``planned`` are
+    evaluations; ``planned`` is an upper bound.
     """
 
     bracket: int
@@ -68,47 +59,43 @@ class Position:
 
 
 class Hyperband:
-    """Successive halving through ``brackets`` within ``max_calls`` evaluations (0: no limit), ``overlap`` rungs apart.
+    """Successive halving through the brackets of ``schedule``, ``overlap`` rungs apart.
 
-    A bracket opens when the one before it has ``overlap`` rungs left, and at least one complete. Count a tick for each
-    rung: a bracket's proposals, gate and budget depend on exactly the rungs that are complete at the tick it opens
-    (``brackets.ticks``); they treat all other prompts as running. Promotion is that of synchronous successive halving.
+    Count a tick for each step, which is a chunk of a first rung or a later rung. A bracket opens when the one before
+    it has ``overlap`` steps left, and at least one complete; its next chunk is proposed when all chunks but
+    ``min(overlap, 1)`` are complete. Proposals, gates and budgets depend on exactly the steps that are complete at
+    their tick, and treat all other prompts as running. Promotion is that of synchronous successive halving.
 
-    A prompt is charged, for a rung, the examples beyond the highest fidelity it was charged before. With a budget a
-    bracket is narrowed when it opens, so that the worst case of all open brackets together stays within it. The seeds'
-    race and Hyperband share ``1 - invbo_share`` of the budget, InvBO has the rest.
+    A prompt is charged, for a rung, the examples beyond the highest fidelity it was charged before. ``schedule`` is
+    told what its limit leaves for the next bracket, if every bracket that is open costs as much as it can.
 
     Promotion: fewest errors at equal fidelity; ties by a hash of seed, bracket and prompt. A prompt with calls that
-    failed for good is out. In a gated bracket the incumbent runs along (on examples it has been paid for, so at no
-    charge), and a prompt goes up only if its errors exceed the incumbent's ``e`` on the same ``f`` examples by at most
-    ``sqrt(e * (f - e) / f)``: one standard error of the paired difference of two prompts with the incumbent's error
-    rate and a correlation of 1/2.
+    failed for good is out, and so is one that erred on every example. In a gated bracket the incumbent runs along (on
+    examples it has been paid for, so at no charge), and a prompt goes up only if its errors exceed the incumbent's
+    ``e`` on the same ``f`` examples by at most ``sqrt(e * (f - e) / f)``: one standard error of the paired difference
+    of two prompts with the incumbent's error rate and a correlation of 1/2.
 
-    Raises ``InputError`` when ``max_calls`` cannot pay for one prompt at the highest fidelity.
+    A bracket of stage ``baseline`` or ``final`` opens when all before it are over, and asks for no proposals: its
+    prompts are those that ``schedule`` names.
     """
 
-    def __init__(
-        self, brackets: Sequence[Bracket], seed: int, max_calls: int = 0, invbo_share: float = 0.0, overlap: int = 1
-    ) -> None:
-        self._brackets = tuple(brackets)
-        self._ticks = ticks(self._brackets, overlap)
+    def __init__(self, schedule: Schedule, seed: int, overlap: int = 1) -> None:
+        self._schedule = schedule
+        self._overlap = overlap
         self._seed = str(seed)
-        self._top = max(bracket.rungs[-1].fidelity for bracket in brackets)
-        if 0 < max_calls < self._top:
-            raise InputError(
-                f"call budget: expected {self._top} evaluations or more (one prompt on all validation "
-                f"examples), got {max_calls}; raise --max-llm-calls, or use fewer examples: "
-                f"--set task.validation_size={max_calls}"
-            )
-        self._max_calls = max_calls
-        kept = invbo_share if any(bracket.stage == "invbo" for bracket in brackets) else 0.0
-        before_invbo = max(self._top, int(max_calls * (1 - kept)))
-        self._limits = {"seeds": before_invbo, "hyperband": before_invbo, "invbo": max_calls}
-        self._history = History(self._seed, self._top)
+        self._history = History(self._seed)
         self._races: list[Race] = []
+        self._next_start = 0  # the tick at which the next bracket opens
+        self._closing = False  # all brackets that propose are opened
+        self._exhausted = False  # a chunk came back empty: no new prompts exist
         self.stopped = False  # before its end, by ``stop``
-        self._opening: tuple[Bracket, Request] | None = None  # the bracket that waits for its proposals
-        self._open_next()
+        self._waiting: tuple[Race, Request] | None = None  # the chunk that waits for its proposals
+        self._advance()
+
+    @property
+    def brackets(self) -> list[Bracket]:
+        """The brackets that were opened, as they are now: narrowed, resized to their proposals."""
+        return [race.bracket for race in self._races]
 
     def actions(self) -> list[Action]:
         """All that the walk waits for now, the most urgent first; empty when it is over. Asking changes nothing.
@@ -116,74 +103,64 @@ class Hyperband:
         """
         if self.stopped:
             return []
-        evaluations = [
-            Evaluate(
-                race.bracket.index,
-                len(race.rungs),
-                race.bracket.rungs[len(race.rungs)].fidelity,
-                race.to_evaluate(),
-                self._ticks[position] + len(race.rungs),
-            )
-            for position, race in enumerate(self._races)
-            if race.entrants
-        ]
+        evaluations = [_evaluate(race) for race in self._races if race.entrants]
         evaluations.sort(key=lambda action: action.wave)
-        return [self._opening[1], *evaluations] if self._opening else [*evaluations]
+        return [self._waiting[1], *evaluations] if self._waiting else [*evaluations]
+
+    def is_over(self, bracket: int) -> bool:
+        """Whether nothing of this bracket is left to propose or to evaluate."""
+        return self.stopped or all(race.over for race in self._races if race.bracket.index == bracket)
 
     def stop(self) -> None:
         """Begin nothing more, because the time is up. Rungs that are under way can still be observed."""
         self.stopped = self.stopped or bool(self.actions())
 
-    def enter(self, bracket_index: int, prompts: Sequence[Prompt]) -> None:
-        """Enter the prompts proposed for a bracket, in order.
+    def enter(self, bracket: int, prompts: Sequence[Prompt], written: int = 0) -> None:
+        """Enter the prompts proposed for a bracket's next chunk, in order; ``written`` calls were paid to write them.
 
-        Of more than it asked for (recorded under a larger budget) the first are taken. With fewer the bracket shrinks
-        in proportion; with none it ends. Raises ``ValueError`` when this bracket waits for no proposals, or when a
-        prompt is repeated.
+        With fewer prompts than asked for, no more exist: the bracket shrinks to those it has. Raises ``ValueError``
+        when this bracket waits for no proposals, or when there are too many or a prompt is repeated.
         """
-        if self._opening is None or self._opening[0].index != bracket_index:
-            raise ValueError(f"expected proposals for {self._opening}, got some for bracket {bracket_index}")
-        bracket, request = self._opening
-        prompts = tuple(prompts[: request.count])
-        if len({prompt.id for prompt in prompts}) != len(prompts):
-            raise ValueError(f"expected distinct prompts, got {[prompt.id for prompt in prompts]}")
-        bracket = bracket.resized(len(prompts)) if prompts else bracket
-        best = self._history_at(len(self._races)).incumbent() if bracket.stage == "invbo" else None
-        self._races.append(Race(bracket, prompts, best[0] if best else None))
-        self._opening = None
-        self._open_next()
+        if self._waiting is None or self._waiting[1].bracket != bracket:
+            raise ValueError(f"expected proposals for {self._waiting}, got some for bracket {bracket}")
+        race, request = self._waiting
+        if len({prompt.id for prompt in prompts}) != len(prompts) or len(prompts) > request.count:
+            raise ValueError(f"expected up to {request.count} distinct prompts, got {[p.id for p in prompts]}")
+        self._exhausted = self._exhausted or not prompts
+        race.enter(prompts)
+        race.written += written
+        self._waiting = None
+        self._advance()
 
-    def observe(self, bracket_index: int, rung: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
-        """Take in a whole rung, one evaluation for each prompt of its ``Evaluate``, in that order; its results.
+    def observe(self, bracket: int, step: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
+        """Take in one evaluation for each prompt of an ``Evaluate``, in that order; what came of its rung.
 
         Raises ``ValueError`` for what the walk does not wait for or what is not at the rung's fidelity.
         """
-        race = next((race for race in self._races if race.bracket.index == bracket_index and race.entrants), None)
+        race = next((race for race in self._races if race.bracket.index == bracket and race.entrants), None)
+        action = _evaluate(race) if race else None
         by_id = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
-        if race is None or rung != len(race.rungs) or list(by_id) != [prompt.id for prompt in race.to_evaluate()]:
-            raise ValueError(
-                f"expected one of {self.actions()}, got rung {rung} of bracket {bracket_index} with {list(by_id)}"
+        if not race or not action or step != action.step or list(by_id) != [prompt.id for prompt in action.prompts]:
+            raise ValueError(f"expected {action or self.actions()}, got step {step} of bracket {bracket}: {list(by_id)}")
+        if any(e.observation.evaluated + e.failed != action.fidelity for e in evaluations):
+            raise ValueError(f"expected {action.fidelity} examples evaluated or failed, got {list(evaluations)}")
+        for prompt in race.entrants:
+            self._history.add(action.fidelity, prompt, by_id[prompt.id])
+        entries = race.observe(by_id, self._seed)
+        results = [
+            RungResult(
+                race.bracket.index,
+                race.bracket.stage,
+                race.bracket.s,
+                action.rung,
+                action.fidelity,
+                evaluation.observation,
+                promoted,
+                self._history.calls,
             )
-        fidelity = race.bracket.rungs[rung].fidelity
-        if any(e.observation.evaluated + e.failed != fidelity for e in evaluations):
-            raise ValueError(f"expected {fidelity} examples evaluated or failed, got {list(evaluations)}")
-        race.close(by_id, self._seed)
-        bracket, results = race.bracket, []
-        for prompt, evaluation, promoted in race.rungs[-1]:
-            self._history.add(fidelity, prompt, evaluation)
-            results.append(
-                RungResult(
-                    bracket.index,
-                    bracket.stage,
-                    bracket.s,
-                    rung,
-                    fidelity,
-                    evaluation.observation,
-                    promoted,
-                    self._history.calls,
-                )
-            )
-        self._open_next()
+            for prompt, evaluation, promoted in entries
+        ]
+        self._advance()
         return results
 
     def incumbent(self) -> Observation | None:
@@ -193,64 +170,108 @@ class Hyperband:
 
     def position(self) -> Position:
         """Where the walk stands."""
-        opened = [race for race in self._races if race.entrants]
-        if opened:
-            bracket, rung = opened[0].bracket, len(opened[0].rungs)
-        elif self._opening:
-            bracket, rung = self._opening[0], 0
-        else:
-            bracket = self._races[-1].bracket
-            rung = len(bracket.rungs) - 1
-        ahead = sum(race.bracket.cost(len(race.rungs)) for race in opened)
-        ahead += self._opening[0].cost() if self._opening else 0
-        ahead += cost(self._brackets[len(self._races) + bool(self._opening) :])
+        opened = [race for race in self._races if not race.over]
+        race = opened[0] if opened else self._races[-1]
+        rung = min(len(race.rungs), len(race.bracket.rungs) - 1)
         calls = self._history.calls
+        ahead = sum(race.bracket.cost(race.steps) for race in opened)
         return Position(
-            bracket=bracket.index,
-            brackets=len(self._brackets),
-            open=len(opened) + bool(self._opening),
-            stage=bracket.stage,
+            bracket=race.bracket.index,
+            brackets=self._schedule.brackets,
+            open=len(opened),
+            stage=race.bracket.stage,
             rung=rung,
-            rungs=len(bracket.rungs),
-            fidelity=bracket.rungs[rung].fidelity,
+            rungs=len(race.bracket.rungs),
+            fidelity=race.bracket.rungs[rung].fidelity,
             done=calls,
-            planned=min(calls + ahead, self._max_calls or calls + ahead),
+            planned=self._schedule.limit or calls + ahead + self._schedule.cost_after(len(self._races)),
             incumbent=self.incumbent(),
         )
 
-    # ---- opening: ``position`` is a bracket's place among ``self._brackets`` ----
+    # ---- opening ----
 
-    def _open_next(self) -> None:
-        """Ask for the next bracket that can be paid for, once all that its proposals depend on is there."""
-        while self._opening is None and len(self._races) < len(self._brackets) and self._is_due(len(self._races)):
-            position = len(self._races)
-            history, before = self._history_at(position), self._rungs_at(position)
-            full = self._brackets[position]
-            pending = sum(race.bracket.cost(rungs) for race, rungs in before if race.running_after(rungs))
-            left = self._limits[full.stage] - history.calls - pending
-            bracket = full.narrowed(left) if self._max_calls else full
-            if bracket is None:
-                self._races.append(Race(full, ()))
-                continue
-            running = {prompt.id: prompt for race, rungs in before for prompt in race.running_after(rungs)}
-            count, observed = bracket.rungs[0].size, tuple(history.observed())
-            self._opening = bracket, Request(bracket.stage, bracket.index, count, observed, tuple(running.values()))
+    def _advance(self) -> None:
+        """Ask for the next chunk, once all that its proposals depend on is there; then for the next one."""
+        while self._waiting is None:
+            chunks = [(race.start + len(race.proposed) - self._lag, i) for i, race in enumerate(self._races) if race.wanted]
+            opening = [] if self._closing else [(self._next_start, len(self._races))]
+            if not chunks and not opening:
+                if all(race.over for race in self._races) and self._close():
+                    continue
+                return
+            tick, i = min(chunks + opening)
+            if not self._is_due(tick):
+                return
+            race = self._races[i] if i < len(self._races) else self._open(tick)
+            if race:
+                self._ask(race, tick)
 
-    def _is_due(self, position: int) -> bool:
-        return all(len(race.rungs) >= rungs or not race.entrants for race, rungs in self._rungs_at(position))
+    @property
+    def _lag(self) -> int:
+        return min(self._overlap, 1)
 
-    def _rungs_at(self, position: int) -> list[tuple[Race, int]]:
-        """The brackets before ``position``, each with how many of its rungs are complete at the tick this one opens."""
-        return [
-            (race, min(len(race.bracket.rungs), self._ticks[position] - self._ticks[i]))
-            for i, race in enumerate(self._races[:position])
-        ]
+    def _open(self, tick: int) -> Race | None:
+        """The next bracket that proposes; ``None`` when there is no further one."""
+        bracket = self._schedule.following([race.bracket for race in self._races], self._left(tick), self._exhausted)
+        if bracket is None:
+            self._closing = True
+            return None
+        best = self._history_at(tick).incumbent() if bracket.stage == "invbo" else None
+        race = Race(bracket, tick, best[0] if best else None)
+        self._races.append(race)
+        self._next_start = tick + max(1, bracket.steps - self._overlap)
+        return race
 
-    def _history_at(self, position: int) -> History:
-        """What is complete at the tick at which the bracket at ``position`` opens."""
-        history = History(self._seed, self._top)
-        for race, complete in self._rungs_at(position):
-            for rung, entries in zip(race.bracket.rungs, race.rungs[:complete], strict=False):
-                for prompt, evaluation, _ in entries:
-                    history.add(rung.fidelity, prompt, evaluation)
+    def _close(self) -> bool:
+        """Open the next bracket of prompts that are known already; ``False`` when there is none."""
+        brackets = [race.bracket for race in self._races]
+        found = self._schedule.closing(brackets, self._left(None), self._history)
+        if found is None:
+            return False
+        bracket, prompts = found
+        start = max((race.start + race.bracket.steps for race in self._races), default=0)
+        self._races.append(Race(bracket, start, proposed=[tuple(prompts)]))
+        return True
+
+    def _ask(self, race: Race, tick: int) -> None:
+        running: dict[str, Prompt] = {}
+        for other in self._races:
+            running |= {prompt.id: prompt for prompt in other.running_after(self._steps_at(other, tick))}
+        first = sum(map(len, race.proposed))
+        observed = tuple(self._history_at(tick).observed())
+        self._waiting = race, Request(
+            race.bracket.stage, race.bracket.index, race.wanted, observed, tuple(running.values()), first
+        )
+
+    def _steps_at(self, race: Race, tick: int) -> int:
+        """How many steps of ``race`` the schedule completes by ``tick``."""
+        return max(0, min(race.bracket.steps, tick - race.start))
+
+    def _is_due(self, tick: int) -> bool:
+        return all(race.over or race.steps >= self._steps_at(race, tick) for race in self._races)
+
+    def _left(self, tick: int | None) -> float:
+        """What the limit leaves at ``tick``, or now, if all that is open costs as much as it can."""
+        if not self._schedule.limit:
+            return float("inf")
+        left = self._schedule.limit - sum(race.written for race in self._races)
+        if tick is None:
+            return left - self._history.calls
+        steps = [(race, self._steps_at(race, tick)) for race in self._races]
+        pending = sum(race.bracket.cost(n) for race, n in steps if race.running_after(n) or (race.wanted and not race.rungs))
+        return left - pending - self._history_at(tick).calls
+
+    def _history_at(self, tick: int) -> History:
+        """What is complete at ``tick``."""
+        history = History(self._seed)
+        for race in self._races:
+            for fidelity, prompt, evaluation in race.observed_after(self._steps_at(race, tick)):
+                history.add(fidelity, prompt, evaluation)
         return history
+
+
+def _evaluate(race: Race) -> Evaluate:
+    rung, step = len(race.rungs), race.steps
+    return Evaluate(
+        race.bracket.index, rung, step, race.bracket.rungs[rung].fidelity, race.to_evaluate(), race.start + step
+    )

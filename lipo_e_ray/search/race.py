@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lipo_e_ray.search.brackets import Bracket
@@ -13,69 +13,135 @@ from lipo_e_ray.types import Evaluation, Observation, Prompt, digest
 class Race:
     """One bracket under way.
 
-    ``entrants`` are the prompts of the present rung; the bracket is over when there are none. ``rungs`` holds every
-    complete rung: each of its prompts, the prompt's evaluation, and whether it was promoted. ``incumbent`` is the
-    prompt that gates promotion; it is evaluated with the entrants, on the same examples.
+    ``entrants`` are the prompts that are evaluated next: the oldest chunk of the first rung without an answer, or the
+    prompts of a later rung. ``rungs`` holds every complete rung: each of its prompts, the prompt's evaluation, and
+    whether it was promoted. ``incumbent`` is the prompt that gates promotion; it is evaluated with the entrants, on
+    the same examples.
     """
 
     bracket: Bracket  # narrowed to its budget, resized to its proposals
-    entrants: tuple[Prompt, ...]
+    start: int  # the tick of its first step
     incumbent: Prompt | None = None
+    proposed: list[tuple[Prompt, ...]] = field(default_factory=list)  # the chunks of the first rung
+    chunks: list[list[tuple[Prompt, Evaluation]]] = field(default_factory=list)  # those that are evaluated
     rungs: list[list[tuple[Prompt, Evaluation, bool]]] = field(default_factory=list)
+    promoted: tuple[Prompt, ...] = ()
+    written: int = 0  # calls that were paid to write the prompts
+
+    @property
+    def wanted(self) -> int:
+        """Prompts of the next chunk, which is not proposed yet; 0: all are."""
+        sizes = self.bracket.chunks
+        return sizes[len(self.proposed)] if len(self.proposed) < len(sizes) else 0
+
+    @property
+    def entrants(self) -> tuple[Prompt, ...]:
+        """See the class; none where a chunk is waited for, and none when the bracket is over."""
+        if self.rungs:
+            return self.promoted
+        return self.proposed[len(self.chunks)] if len(self.chunks) < len(self.proposed) else ()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to propose or to evaluate."""
+        return not self.wanted and not self.entrants
+
+    @property
+    def steps(self) -> int:
+        """How many steps are complete: chunks of the first rung, then rungs."""
+        return len(self.chunks) + max(0, len(self.rungs) - 1)
+
+    def enter(self, prompts: Sequence[Prompt]) -> None:
+        """The next chunk. With fewer than are wanted, no more exist: the bracket shrinks to those it has."""
+        exhausted = len(prompts) < self.wanted
+        if prompts:
+            self.proposed.append(tuple(prompts))
+        if exhausted:
+            self.bracket = self.bracket.resized(max(1, sum(map(len, self.proposed))))
+            if not self.proposed:
+                self.proposed.append(())
+            if len(self.chunks) == len(self.proposed) and not self.rungs:
+                self._close([pair for chunk in self.chunks for pair in chunk], "")
 
     def to_evaluate(self) -> tuple[Prompt, ...]:
         """The entrants and, where the gate compares with it, the incumbent; nothing is gated after the last rung."""
-        if self.incumbent is None or self.incumbent in self.entrants or len(self.rungs) + 1 >= len(self.bracket.rungs):
-            return self.entrants
-        return (*self.entrants, self.incumbent)
+        entrants, last = self.entrants, len(self.rungs) + 1 >= len(self.bracket.rungs)
+        if self.incumbent is None or self.incumbent in entrants or last or not entrants:
+            return entrants
+        return (*entrants, self.incumbent)
 
-    def running_after(self, complete: int) -> tuple[Prompt, ...]:
-        """The prompts that were under way when the first ``complete`` rungs were complete."""
-        if complete < len(self.rungs):
-            return tuple(prompt for prompt, _, _ in self.rungs[complete])
-        return self.entrants
+    def running_after(self, steps: int) -> tuple[Prompt, ...]:
+        """The prompts that were under way when the first ``steps`` steps were complete.
 
-    def close(self, evaluations: Mapping[str, Evaluation], seed: str) -> None:
-        """Complete the present rung: promote, and go on with the promoted.
-
-        ``evaluations`` has one for the id of each prompt of ``to_evaluate``; ``seed`` breaks ties.
+        Those of the first rung count as under way until it is complete: any of them may go up.
         """
-        promoted = self._promoted(evaluations, seed)
-        self.rungs.append([(prompt, evaluations[prompt.id], prompt.id in promoted) for prompt in self.entrants])
-        self.entrants = tuple(prompt for prompt in self.entrants if prompt.id in promoted)
+        rungs = steps - len(self.bracket.chunks) + 1
+        if rungs < 1:
+            return tuple(prompt for chunk in self.proposed for prompt in chunk)
+        if rungs < len(self.rungs):
+            return tuple(prompt for prompt, _, _ in self.rungs[rungs])
+        return self.promoted
 
-    def _promoted(self, evaluations: Mapping[str, Evaluation], seed: str) -> set[str]:
+    def observed_after(self, steps: int) -> Iterator[tuple[int, Prompt, Evaluation]]:
+        """Fidelity, prompt and evaluation of everything in the first ``steps`` steps."""
+        first = self.bracket.rungs[0].fidelity
+        for chunk in self.chunks[:steps]:
+            yield from ((first, prompt, evaluation) for prompt, evaluation in chunk)
+        later = zip(self.bracket.rungs[1:], self.rungs[1 : steps - len(self.bracket.chunks) + 1], strict=False)
+        for rung, entries in later:
+            yield from ((rung.fidelity, prompt, evaluation) for prompt, evaluation, _ in entries)
+
+    def observe(self, evaluations: Mapping[str, Evaluation], seed: str) -> list[tuple[Prompt, Evaluation, bool]]:
+        """Take in the answers to ``to_evaluate``, by prompt id; what they were, and which of them went up.
+
+        When the last chunk is in, the entries of the whole first rung. ``seed`` breaks ties.
+        """
+        entries = [(prompt, evaluations[prompt.id]) for prompt in self.entrants]
+        gate = evaluations.get(self.incumbent.id) if self.incumbent else None
+        if not self.rungs:
+            self.chunks.append(entries)
+            if self.wanted or len(self.chunks) < len(self.proposed):
+                return [(prompt, evaluation, False) for prompt, evaluation in entries]
+            entries = [pair for chunk in self.chunks for pair in chunk]
+        return self._close(entries, seed, gate)
+
+    def _close(
+        self, entries: Sequence[tuple[Prompt, Evaluation]], seed: str, gate: Evaluation | None = None
+    ) -> list[tuple[Prompt, Evaluation, bool]]:
+        """Complete the present rung: promote, and go on with the promoted."""
+        promoted = self._promoted(entries, seed, gate)
+        self.rungs.append([(prompt, evaluation, prompt.id in promoted) for prompt, evaluation in entries])
+        self.promoted = tuple(prompt for prompt, _ in entries if prompt.id in promoted)
+        return self.rungs[-1]
+
+    def _promoted(
+        self, entries: Sequence[tuple[Prompt, Evaluation]], seed: str, gate: Evaluation | None
+    ) -> set[str]:
         above = len(self.rungs) + 1
         if above == len(self.bracket.rungs):
             return set()
-        gate = evaluations.get(self.incumbent.id) if self.incumbent else None
         eligible = [
             prompt.id
-            for prompt in self.entrants
-            if not evaluations[prompt.id].failed and _passes(gate, evaluations[prompt.id])
+            for prompt, evaluation in entries
+            if not evaluation.failed and _shows_promise(evaluation) and _passes(gate, evaluation)
         ]
-        eligible.sort(
-            key=lambda prompt_id: (
-                evaluations[prompt_id].observation.errors,
-                digest("tie", seed, str(self.bracket.index), prompt_id),
-            )
-        )
+        errors = {prompt.id: evaluation.observation.errors for prompt, evaluation in entries}
+        eligible.sort(key=lambda key: (errors[key], digest("tie", seed, str(self.bracket.index), key)))
         return set(eligible[: self.bracket.rungs[above].size])
 
 
 class History:
     """What a set of complete rungs says: every prompt's observations, the incumbent, the evaluations charged.
 
-    ``top`` is the highest fidelity; ``seed`` breaks ties.
+    ``seed`` breaks ties.
     """
 
-    def __init__(self, seed: str, top: int) -> None:
+    def __init__(self, seed: str) -> None:
         self._seed = seed
-        self._top = top
         self.calls = 0
         self._charged: dict[str, int] = {}
         self._observed: dict[str, tuple[Prompt, list[Observation]]] = {}  # each observation wider than the one before
-        self._complete: dict[str, tuple[Prompt, Observation]] = {}
+        self._complete: dict[int, dict[str, tuple[Prompt, Observation]]] = {}  # by fidelity, those without a failure
 
     def add(self, fidelity: int, prompt: Prompt, evaluation: Evaluation) -> None:
         """Take in one prompt at one rung. It is charged the examples beyond its highest fidelity so far."""
@@ -86,8 +152,8 @@ class History:
         _, earlier = self._observed.get(prompt.id, (prompt, []))
         if observation.evaluated > (earlier[-1].evaluated if earlier else 0):
             self._observed[prompt.id] = (prompt, [*earlier, observation])
-        if fidelity == self._top and not evaluation.failed:
-            self._complete[prompt.id] = (prompt, observation)
+        if not evaluation.failed:
+            self._complete.setdefault(fidelity, {})[prompt.id] = (prompt, observation)
 
     def observed(self) -> Iterator[tuple[Prompt, Observation]]:
         """Prompts in the order they were added, each with its observation at every rung, the narrowest first."""
@@ -96,12 +162,37 @@ class History:
                 yield prompt, observation
 
     def incumbent(self) -> tuple[Prompt, Observation] | None:
-        """The prompt with the fewest errors at the highest fidelity and no failed call; ties by a hash of the seed."""
-        return min(
-            self._complete.values(),
-            default=None,
-            key=lambda pair: (pair[1].errors, digest("incumbent", self._seed, pair[0].id)),
+        """The first of the ``leaders``, if it is at the highest fidelity that any prompt reached."""
+        return next(iter(self.leaders()), None)
+
+    def leaders(self) -> list[tuple[Prompt, Observation]]:
+        """Every prompt without a failed call at its highest fidelity: highest fidelity first, then fewest errors.
+
+        Ties by a hash of the seed.
+        """
+        widest: dict[str, tuple[int, Prompt, Observation]] = {}
+        for fidelity in sorted(self._complete):
+            for key, (prompt, observation) in self._complete[fidelity].items():
+                if self._charged[key] == fidelity:
+                    widest[key] = (fidelity, prompt, observation)
+        order = sorted(
+            widest.values(), key=lambda entry: (-entry[0], entry[2].errors, digest("incumbent", self._seed, entry[1].id))
         )
+        return [(prompt, observation) for _, prompt, observation in order]
+
+    def rate(self, prompt: Prompt) -> tuple[float, int]:
+        """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones come last."""
+        observations = self._observed.get(prompt.id, (prompt, []))[1]
+        return (observations[-1].error, -observations[-1].evaluated) if observations else (2.0, 0)
+
+    def charged(self, prompt: Prompt) -> int:
+        """The examples that a prompt has been charged."""
+        return self._charged.get(prompt.id, 0)
+
+
+def _shows_promise(evaluation: Evaluation) -> bool:
+    """Whether a prompt was right at least once: where everything errs, the calls are worth more elsewhere."""
+    return evaluation.observation.errors < evaluation.observation.evaluated
 
 
 def _passes(incumbent: Evaluation | None, entrant: Evaluation) -> bool:

@@ -8,26 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lipo_e_ray.search.hyperband import Hyperband
-from lipo_e_ray.types import Evaluation, Prompt, Proposal, Request, RungResult
+from lipo_e_ray.types import Batch, Evaluation, Prompt, Request, RungResult
 
 
 def run_search(
     hyperband: Hyperband,
-    propose: Callable[[Request], list[Proposal]],
+    propose: Callable[[Request], Batch],
     evaluate: Callable[[Prompt, int], Evaluation],
-    on_proposals: Callable[[int, list[Proposal]], object] = lambda bracket, proposals: None,
+    on_proposals: Callable[[Request, Batch], object] = lambda request, batch: None,
     on_rung: Callable[[list[RungResult]], object] = lambda results: None,
 ) -> None:
     """Walk ``hyperband`` to its end, one evaluation (prompt, fidelity) at a time.
 
-    ``on_proposals`` (bracket index, proposals) and ``on_rung`` are called before anything depends on what they record.
+    ``on_proposals`` (request, batch) and ``on_rung`` are called before anything depends on what they record.
     """
     while actions := hyperband.actions():
         action = actions[0]
         if isinstance(action, Request):
-            proposals = propose(action)
-            on_proposals(action.bracket, proposals)
-            hyperband.enter(action.bracket, [proposal.prompt for proposal in proposals])
+            batch = propose(action)
+            on_proposals(action, batch)
+            hyperband.enter(action.bracket, [proposal.prompt for proposal in batch.proposals], batch.written)
         else:
             evaluations = [evaluate(prompt, action.fidelity) for prompt in action.prompts]
-            on_rung(hyperband.observe(action.bracket, action.rung, evaluations))
+            on_rung(hyperband.observe(action.bracket, action.step, evaluations))

@@ -59,6 +59,10 @@ class PromptTokens:
             self._exemplars[example.id] = self._chat(_STUB, example) - self._bare + self._later + 2 * MARGIN
         return self._exemplars[example.id]
 
+    def asks(self, example: Example) -> bool:
+        """Whether its question is no longer than the longest of validation and test."""
+        return self.count_tokens(render(Prompt(_STUB), example.question)) <= self._question
+
     def of(self, prompt: Prompt) -> int:
         """Tokens of ``prompt`` with any question of validation and test, at most."""
         return self.total(self.instruction(prompt.instruction), prompt.exemplars)
@@ -141,6 +145,7 @@ def fitting_task(task: Task, instructions: Iterable[str], max_exemplars: int, li
         lost = len(pool) - len(kept)
         notes.append(f"{lost} of {len(pool)} rows of the pool are left out: an exemplar so long does not fit {context}")
         task = replace(task, pool=kept)
+    task = replace(task, reserve=tuple(example for example in task.reserve if tokens.asks(example)))
     return FittingTask(task, max_exemplars, tuple(notes))
 
 

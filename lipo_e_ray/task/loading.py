@@ -1,7 +1,7 @@
 """Loading a task: generated, GSM8K, the user's folder or rows given from Python; checked, shuffled and cut.
 
 All randomness comes from the run's seed. Each split is shuffled once and then cut to its size, so the validation split
-has one fixed order and a fidelity is a prefix of it.
+has one fixed order and a fidelity is a prefix of it. The end of the pool becomes the task's ``reserve``.
 
 To add a task that ``--task NAME`` loads, write a function from the configuration and the seed to ``Splits`` and
 register it in ``TASKS``, at the end of this module. ``checked_row`` makes a ``Row`` of a record.
@@ -10,7 +10,7 @@ register it in ``TASKS``, at the end of this module. ``checked_row`` makes a ``R
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from lipo_e_ray.config import TaskConfig
@@ -18,10 +18,13 @@ from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.task.metrics import Metric, UserMetric, full_name, get_metric, is_user_metric
 from lipo_e_ray.task.rows import Row, Splits, checked_row, read_folder
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import InputError, Status
+from lipo_e_ray.types import Example, InputError, Status
 
 ARITHMETIC_SIZES = (256, 128, 256)
 """Pool, validation and test of ``arithmetic`` where a size of 0 asks for "all": a generator has no end."""
+
+SMALL_POOL = 40  # rows of a pool that is needed whole for exemplars
+RESERVED_SHARE = 5  # of a larger pool, a fifth at most is kept for the finalists
 
 _GSM8K_TRAIN, _GSM8K_VALIDATION = 7473, 1319  # a train split without its own validation is divided in this proportion
 
@@ -50,7 +53,13 @@ def load_task(config: TaskConfig, seed: int, given: Task | None = None, metric: 
             ("test", splits.test, config.test_size),
         )
     )
-    return Task(splits.name, pool, validated, test, name)
+    pool, reserve = pool[: len(pool) - (kept := _reserve_size(pool, validated))], pool[len(pool) - kept :]
+    return Task(splits.name, pool, validated, test, name, reserve)
+
+
+def _reserve_size(pool: Sequence[Example], validation: Sequence[Example]) -> int:
+    """How many of the pool's rows, already in random order, are kept for the finalists of a search."""
+    return min(len(validation) // 2, len(pool) // RESERVED_SHARE) if len(pool) >= SMALL_POOL else 0
 
 
 def _shuffled(rows: list[Row], key: str) -> list[Row]:

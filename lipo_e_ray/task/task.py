@@ -17,7 +17,8 @@ class Task:
 
     What ``load_task`` gives is ready for a run: shuffled, so that fidelity n is ``validation[:n]``, with the full name
     of a metric. What the classmethods give is not shuffled yet: ``metric`` may be ``auto``, and ``validation`` is empty
-    where it is to be split off ``pool``.
+    where it is to be split off ``pool``. ``reserve``: examples that only the finalists of a search are asked, after
+    ``validation``; no prompt and no request for an instruction shows them.
     """
 
     name: str
@@ -25,6 +26,12 @@ class Task:
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     metric: str
+    reserve: tuple[Example, ...] = ()
+
+    @property
+    def ladder(self) -> tuple[Example, ...]:
+        """All examples that a fidelity counts: those for validation, then the reserve."""
+        return self.validation + self.reserve
 
     @classmethod
     def from_rows(

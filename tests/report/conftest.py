@@ -9,7 +9,7 @@ import pytest
 
 from lipo_e_ray.config import PROFILES, RunConfig
 from lipo_e_ray.config_tree import to_dict
-from lipo_e_ray.report.analysis import read
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import (
     Completion,

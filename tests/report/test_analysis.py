@@ -2,16 +2,8 @@ import math
 
 import pytest
 
-from lipo_e_ray.report.analysis import (
-    best_over_calls,
-    coverage,
-    new_instructions,
-    parts,
-    predictions,
-    read,
-    stage_spans,
-    top_prompts,
-)
+from lipo_e_ray.report.analysis import best_over_calls, coverage, new_instructions, parts, predictions, stage_spans, top_prompts
+from lipo_e_ray.report.records import read
 from lipo_e_ray.report.statistics import Paired, Rate
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import Fingerprints, Observation, Origin, Outcome, Prompt, Proposal, RungResult, Status

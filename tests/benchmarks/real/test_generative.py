@@ -10,7 +10,7 @@ from lipo_e_ray.engine.base import generation_key
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, Inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.report.analysis import read
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.types import Prompt

@@ -1,0 +1,229 @@
+"""Which bracket comes next, and who races again at the end: without a limit a fixed list, with one what it can pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from lipo_e_ray.config import RunConfig
+from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_bracket
+from lipo_e_ray.search.race import History
+from lipo_e_ray.types import Prompt
+
+Entry = tuple[Bracket, list[Prompt]]
+"""A bracket of prompts that are known already, and these prompts."""
+
+MIN_CHUNK = 4  # prompts that are proposed together, at least
+FINALISTS = 4
+FINAL_SHARE = 0.2  # of a limit, kept for the finalists
+FURTHER = 1.25  # finalists see at least so many times as many examples as before; else fewer of them go on
+BASELINE_START = 64  # examples from which the last plain instructions race: on 16, the demo's best seed was lost
+BASELINE_SHARE = 0.1  # of a limit, at most, for that race
+WIDEST_SHARE = 0.5  # of a limit: the top rung is the highest at which Hyperband's widest bracket costs no more
+INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
+LEAST_WIDTH = 4  # prompts of a bracket that is worth while
+
+
+class Schedule(Protocol):
+    """What ``Hyperband`` walks. Its answers are functions of its arguments.
+
+    ``limit``: evaluations and calls for writing, in all; 0: none. ``brackets``: how many brackets propose prompts, 0
+    where that depends on the results.
+    """
+
+    limit: int
+    brackets: int
+
+    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+        """The bracket after ``opened``, of at most ``left`` evaluations; ``None``: no further one proposes prompts.
+
+        ``exhausted``: the sources had no new prompt for an earlier bracket.
+        """
+        ...
+
+    def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
+        """When all ``opened`` brackets are over: one of known prompts, with those; ``None``: the run is over."""
+        ...
+
+    def cost_after(self, opened: int) -> int:
+        """Evaluations, at most, of the brackets after the first ``opened`` ones, as far as they are known."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedSchedule:
+    """The given brackets, each as wide as ``limit`` allows; then what ``ending`` has, if anything."""
+
+    list: tuple[Bracket, ...]
+    limit: int = 0
+    ending: Ending | None = None
+
+    @property
+    def brackets(self) -> int:
+        """See ``Schedule``."""
+        return len(self.list)
+
+    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+        """See ``Schedule``."""
+        ahead = (bracket.narrowed(left) for bracket in self.list[opened[-1].index + 1 if opened else 0 :])
+        return next(filter(None, ahead), None)
+
+    def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
+        """See ``Schedule``."""
+        return self.ending.closing(opened, left, history) if self.ending else None
+
+    def cost_after(self, opened: int) -> int:
+        """See ``Schedule``."""
+        return cost(self.list[opened:])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Who races again when no new prompt is to come: first for the baseline, then for the answer.
+
+    ``plain``: the instructions without exemplars among which the baseline is found; one: it is the baseline. ``top``:
+    validation examples. ``fresh``: examples beyond those, which no bracket sees before the end. ``b_min``: the least
+    examples. ``baseline``: evaluations, at most, for the baseline's race.
+    """
+
+    plain: tuple[Prompt, ...]
+    top: int
+    fresh: int
+    b_min: int
+    baseline: float = float("inf")
+
+    def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
+        """See ``Schedule``."""
+        stages, entry = {bracket.stage for bracket in opened}, None
+        if not stages & {"baseline", "final"}:
+            entry = self._for_baseline(len(opened), min(left, self.baseline), history)
+        if entry is None and "final" not in stages:
+            entry = self._finalists(len(opened), left, history)
+        return entry
+
+    def _for_baseline(self, index: int, budget: float, history: History) -> Entry | None:
+        """The longest race among the plain instructions that ``budget`` pays for."""
+        known = sorted(self.plain, key=history.rate)
+        start, end = min(BASELINE_START, self.top), self.top
+        middle = min(2 * self.b_min, start)
+        for sizes, examples in (
+            ((len(known), 4, 2), (middle, start, end)),
+            ((len(known), 2), (min(self.b_min, start), start)),
+            ((2,), (start,)),
+            ((1,), (start,)),
+        ):
+            rungs: list[Rung] = []
+            for size, fidelity in zip(sizes, examples, strict=True):
+                if not rungs or fidelity > rungs[-1].fidelity:
+                    rungs.append(Rung(min(size, len(known)), fidelity))
+            entrants = known[: rungs[0].size]
+            if entrants and _cost(entrants, rungs, history) <= budget:
+                return Bracket(index, "baseline", len(rungs) - 1, tuple(rungs)), entrants
+        return None
+
+    def _finalists(self, index: int, left: float, history: History) -> Entry | None:
+        """The best prompts on more examples than before, as many of both as ``left`` pays for."""
+        leaders = [prompt for prompt, _ in history.leaders()]
+        if not leaders:
+            return None
+        reached, end = history.charged(leaders[0]), self.top + self.fresh
+        for count in range(min(FINALISTS, len(leaders)), 0, -1):
+            entrants = leaders[:count]
+            paid = [history.charged(prompt) for prompt in entrants]
+            fidelity = max(
+                (n for n in range(reached, end + 1) if sum(n - before for before in paid) <= left), default=0
+            )
+            if fidelity > reached and (count <= 2 or fidelity >= min(end, FURTHER * reached)):
+                return Bracket(index, "final", 0, (Rung(count, fidelity),)), entrants
+        return None
+
+
+@dataclass(frozen=True)
+class LimitedSchedule:
+    """Brackets that ``limit`` pays for: see ``following``. ``rewriting``: calls, at most, for the texts of an
+    iteration of InvBO.
+    """
+
+    config: RunConfig
+    limit: int
+    ending: Ending
+    rewriting: int = 0
+    brackets: int = 0
+
+    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+        """See ``Schedule``.
+
+        The top rung is the highest one of the ladder up to which Hyperband's widest bracket costs at most
+        ``WIDEST_SHARE`` of the limit. Hyperband's brackets up to it follow one another, pass after pass, each as wide
+        as what is left pays for. After the first pass come InvBO's iterations, as many as ``INVBO_SHARE`` pays for.
+        ``FINAL_SHARE`` of the limit is left for ``ending``.
+        """
+        spare = left - FINAL_SHARE * self.limit
+        if exhausted:
+            return None
+        ladder = self._ladder()
+        passed = sum(bracket.stage == "hyperband" for bracket in opened)
+        iterated = len(opened) - passed
+        invbo = invbo_bracket(self.config, ladder, len(opened))
+        price = invbo.cost() + self.rewriting
+        most = min(self.config.invbo.iterations, int(INVBO_SHARE * self.limit // price))
+        if passed >= len(ladder) and iterated < most and price <= spare:
+            return invbo
+        for s in range(len(ladder) - 1 - passed % len(ladder), -1, -1):
+            bracket = self._bracket(ladder, s, len(opened)).narrowed(spare)
+            if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
+                return bracket
+        return None
+
+    def _ladder(self) -> tuple[int, ...]:
+        ladder = fidelities(self.ending.top, self.config.hyperband.b_min, self.config.hyperband.eta)
+        tops = range(len(ladder), 1, -1)
+        share = WIDEST_SHARE * self.limit
+        affordable = (ladder[:top] for top in tops if self._bracket(ladder[:top], top - 1, 0).cost() <= share)
+        return next(affordable, ladder[:2])
+
+    def _bracket(self, ladder: tuple[int, ...], s: int, index: int) -> Bracket:
+        return chunked(hyperband_bracket(ladder, s, self.config.hyperband.eta, index), self.config.hyperband.chunks)
+
+    def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
+        """See ``Schedule``."""
+        return self.ending.closing(opened, left, history)
+
+    def cost_after(self, opened: int) -> int:
+        """See ``Schedule``: not known."""
+        return 0
+
+
+def full_schedule(config: RunConfig, ending: Ending) -> FixedSchedule:
+    """One Hyperband pass up to all validation examples, then ``config.invbo.iterations`` gated brackets of q prompts."""
+    ladder = fidelities(ending.top, config.hyperband.b_min, config.hyperband.eta)
+    brackets = [
+        chunked(hyperband_bracket(ladder, s, config.hyperband.eta, i), config.hyperband.chunks)
+        for i, s in enumerate(range(len(ladder) - 1, -1, -1))
+    ]
+    brackets += [invbo_bracket(config, ladder, len(brackets) + i) for i in range(config.invbo.iterations)]
+    return FixedSchedule(tuple(brackets), 0, ending)
+
+
+def invbo_bracket(config: RunConfig, ladder: tuple[int, ...], index: int) -> Bracket:
+    """One iteration: q candidates on the whole ladder."""
+    rungs = tuple(Rung(max(1, config.invbo.q // config.hyperband.eta**i), n) for i, n in enumerate(ladder))
+    return Bracket(index, "invbo", len(ladder) - 1, rungs)
+
+
+def chunked(bracket: Bracket, chunks: int) -> Bracket:
+    """``bracket`` with its first rung in up to ``chunks`` chunks of equal size, ``MIN_CHUNK`` prompts or more."""
+    size = bracket.rungs[0].size
+    count = max(1, min(chunks, size // MIN_CHUNK))
+    return replace(bracket, chunk=-(-size // count))
+
+
+def _cost(entrants: Sequence[Prompt], rungs: Sequence[Rung], history: History) -> int:
+    """What the rungs cost at most, when ``entrants`` have been charged what they have."""
+    paid = sorted(history.charged(prompt) for prompt in entrants)
+    total = 0
+    for rung in rungs:
+        total += sum(max(0, rung.fidelity - before) for before in paid[: rung.size])
+        paid = [max(rung.fidelity, before) for before in paid[: rung.size]]
+    return total
