@@ -173,7 +173,7 @@ class _Job:
             def generate(chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling]) -> list[Completion]:
                 nonlocal asked
                 asked += len(chats)
-                return _generated(service, chats, samplings, "the model's instructions")
+                return _generated(service, chats, samplings, "ape", "the model's instructions")
 
             holds = self._inputs.context.holds
             most = math.inf
@@ -244,9 +244,13 @@ class _Job:
 
 
 def _generated(
-    service: ActorHandle[Any], chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling], what: str
+    service: ActorHandle[Any],
+    chats: Sequence[Sequence[ChatMessage]],
+    samplings: Sequence[Sampling],
+    purpose: str,
+    what: str,
 ) -> list[Completion]:
-    completions: list[Completion] = slow_result(service.generate.remote(chats, samplings), service, what)
+    completions: list[Completion] = slow_result(service.generate.remote(chats, samplings, purpose), service, what)
     return completions
 
 
