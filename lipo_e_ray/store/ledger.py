@@ -327,7 +327,8 @@ class Ledger:
 
     def sent(self) -> dict[CallKind, int]:
         """How many calls of each kind were sent to the LLM, or were about to be when the process ended."""
-        return {"writing": 0, "validation": 0, "test": 0} | dict(self._db.rows("SELECT kind, calls FROM sent"))
+        none: dict[CallKind, int] = {"writing": 0, "validation": 0, "test": 0}
+        return none | dict(self._db.rows("SELECT kind, calls FROM sent"))
 
     def calls(self) -> int:
         """How many calls were sent in all, retries included."""

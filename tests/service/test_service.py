@@ -48,13 +48,14 @@ class LocalPool:
         self.gate = None  # when set, all but the first chunk wait for it
 
     async def evaluate(self, prompt, example_ids, avoid, wave, before_send):
+        first = not self.chunks
         self.avoided.append(avoid)
         self.waves.append(wave)
         self.chunks.append(len(example_ids))
         if self.error:
             raise self.error
         await before_send()
-        if self.gate and len(self.chunks) > 1:
+        if self.gate and not first:
             await self.gate.wait()
         try:
             return int(avoid == 0), await self.engine.evaluate(prompt, [self.examples[e] for e in example_ids])
