@@ -17,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from lipo_e_ray.budget import check_limit, divide, make_schedule
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.calls import reason_of, result, slow_result
@@ -25,19 +26,19 @@ from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session, signals_interrupt
 from lipo_e_ray.inputs import EngineSpec, Inputs, load_inputs
 from lipo_e_ray.instructions.induction import generate_instructions
-from lipo_e_ray.planning import check_limit, left_for_search
+from lipo_e_ray.planning import summary
 from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting, one_at_a_time
 from lipo_e_ray.recipe import ProposerRecipe
 from lipo_e_ray.report.records import Records, read_folder
 from lipo_e_ray.report.answer import best_prompt_document
 from lipo_e_ray.report.html import write_report
-from lipo_e_ray.search.hyperband import Evaluate, Hyperband, Position, plan_brackets
+from lipo_e_ray.search.hyperband import Hyperband, Position
 from lipo_e_ray.service.meter import Reading
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.store.salvage import damaged_copy
 from lipo_e_ray.task.metrics import Metric
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Completion, EngineError, Evaluation, InputError, InstructionSource, Sampling
+from lipo_e_ray.types import Completion, EngineError, Evaluation, InputError, InstructionSource, Sampling, SpentError
 from lipo_e_ray.types import Message as ChatMessage
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
@@ -72,7 +73,7 @@ def search(config: RunConfig, folder: RunFolder, listener: Listener, given: Give
     listener(Message(f"task {config.task.name}, model {config.model.name}: loading and checking"))
     inputs = prepare(config, folder, given)
     check_limit(config, inputs)
-    for note in inputs.notes:
+    for note in (*inputs.notes, *summary(config, inputs)):
         listener(Message(note))
     try:
         with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
@@ -115,6 +116,7 @@ class _Job:
         self._folder = folder
         self._inputs = inputs
         self._tell = listener
+        self._budget = divide(config, inputs)
         self._deadline = time.monotonic() + 60 * config.time_limit if config.time_limit else math.inf
 
     def run(self, how_to_go_on: str) -> Records:
@@ -146,7 +148,10 @@ class _Job:
             count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0, in_flight=2 * model.max_num_seqs
         )
         ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
-        service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines)
+        budget = self._budget
+        service = start_service(
+            ledger, self._inputs.task, spec.fingerprints, spec.make, engines, budget.limit, budget.reserve
+        )
         if (copy := damaged_copy(ledger)).exists():
             self._tell(
                 Message(f"the ledger was damaged: what could not be read is asked again; the damaged file: {copy}")
@@ -167,18 +172,15 @@ class _Job:
     def _instructions(self, service: ActorHandle[Any]) -> tuple[dict[str, InstructionSource], int]:
         """Seeds, the user's own and APE's; and how many LLM calls APE asked for (this time or an earlier one)."""
         instructions, config, asked = dict(self._inputs.instructions), self._config, 0
-        if config.ape.use:
+        if self._budget.writing:
             self._tell(Message(f"asking the model for {config.ape.num_instructions} instructions (starts the engine)"))
 
             def generate(chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling]) -> list[Completion]:
                 nonlocal asked
                 asked += len(chats)
-                return _generated(service, chats, samplings, "the model's instructions")
+                return _generated(service, chats, samplings, "ape", "the model's instructions")
 
-            holds = self._inputs.context.holds
-            most = math.inf
-            if config.max_llm_calls:  # a prompt that is evaluated on all validation examples has to be left
-                most = left_for_search(config, self._inputs, 0) - len(self._inputs.task.validation)
+            holds, most = self._inputs.context.holds, self._budget.writing
             written = generate_instructions(generate, self._inputs.task, config.ape, config.seed, holds, most)
             instructions |= {text: "ape" for text in written if text not in instructions}
             self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
@@ -186,67 +188,55 @@ class _Job:
 
     def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> str:
         """Why the search ended before its end; empty where it did not."""
-        config, task = self._config, self._inputs.task
-        brackets = plan_brackets(config, len(task.validation), len(self._inputs.instructions))
-        hyperband = Hyperband(
-            brackets, config.seed, self._search_budget(paid), config.hyperband.invbo_share, config.hyperband.overlap
-        )
+        config = self._config
+        schedule = make_schedule(config, self._inputs, self._budget, paid)
+        hyperband = Hyperband(schedule, config.seed, config.hyperband.overlap)
         here = ray.get_runtime_context().get_node_id()
         on_gpu = config.model.tensor_parallel == 1 and any(
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
         )
         recipe = ProposerRecipe(config, self._inputs, instructions, self._folder, service)
         bo = BOSlot(partial(start_bo_actor, recipe, service, gpus=BO_GPU_SHARE if on_gpu else 0.0))
-        self._tell(
-            Message(f"searching over {len(instructions)} instructions (the VAE is trained while the seeds race)")
-        )
-        too_much = ""
+        self._tell(Message(f"searching over {len(instructions)} instructions"))
+        spent = ""
 
         def reached(position: Position) -> None:
-            nonlocal too_much
             self._watch.reached(position)
-            if config.max_llm_calls and not self._can_pay(
-                service, hyperband, left_for_search(config, self._inputs, paid)
-            ):
-                too_much = f"--max-llm-calls {config.max_llm_calls} may not pay for what comes next, raise it"
-                hyperband.stop()
 
         self._watch.reached(hyperband.position())
-        tune_search(hyperband, service, bo, self._folder.path, reached, self._watch.ask, self._deadline)
+        try:
+            tune_search(hyperband, service, bo, self._folder.path, reached, self._watch.ask, self._deadline)
+        except SpentError as error:  # more calls than the reserve were lost, or have to be asked again
+            spent = str(error)
         bo.close()
         self._watch.reached(None)
-        return too_much or (f"{config.time_limit:g} minutes are over" if hyperband.stopped else "")
-
-    def _can_pay(self, service: ActorHandle[Any], hyperband: Hyperband, left: int) -> bool:
-        """Whether ``left`` calls, of which all answers so far are paid, pay for the open rungs too.
-
-        ``Hyperband`` stays within its budget by itself. But a run that goes on with other limits may not use all that
-        was paid before: brackets are cut anew, and another best prompt is tested.
-        """
-        rungs = [(action.prompts, action.fidelity) for action in hyperband.actions() if isinstance(action, Evaluate)]
-        answers, lacking = result(service.spending.remote(rungs), "the evaluation service")
-        return not lacking or answers + lacking <= left
-
-    def _search_budget(self, paid: int) -> int:
-        """What ``Hyperband`` may spend; 0: no limit."""
-        return max(1, left_for_search(self._config, self._inputs, paid)) if self._config.max_llm_calls else 0
+        return spent or (f"{config.time_limit:g} minutes are over" if hyperband.stopped else "")
 
     def _measure(self, service: ActorHandle[Any]) -> Records:
-        """The test split, once, for the baseline and the best prompt."""
-        found = read_folder(self._folder)
-        prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.best) if scored}
-        if not prompts:
+        """The test split, or as much of it as can be paid for: once for the baseline and the best prompt."""
+        found, spent = read_folder(self._folder), result(service.spent.remote(), "the evaluation service")
+        prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.winner) if scored}
+        n = self._budget.test
+        if self._budget.limit and prompts:  # what the search or a single prompt leaves makes the test longer
+            n = min(len(self._inputs.task.test), max(n, (spent.left + spent.sent["test"]) // len(prompts)))
+            n = min(n, (spent.left + spent.sent["test"]) // len(prompts))
+        if not prompts or not self._config.test_share or n < 1:
             return found
-        n = len(self._inputs.task.test)
-        self._tell(Message(f"measuring {len(prompts)} prompts on the {n} test examples"))
-        slow_result([service.evaluate.remote(prompt, "test", n) for prompt in prompts.values()], service, "the test")
+        self._tell(Message(f"measuring {len(prompts)} prompts on {n} of {len(self._inputs.task.test)} test examples"))
+        with contextlib.suppress(SpentError):  # the calls that failed were more than the reserve
+            requests = [service.evaluate.remote(prompt, "test", n) for prompt in prompts.values()]
+            slow_result(requests, service, "the test")
         return read_folder(self._folder)
 
 
 def _generated(
-    service: ActorHandle[Any], chats: Sequence[Sequence[ChatMessage]], samplings: Sequence[Sampling], what: str
+    service: ActorHandle[Any],
+    chats: Sequence[Sequence[ChatMessage]],
+    samplings: Sequence[Sampling],
+    purpose: str,
+    what: str,
 ) -> list[Completion]:
-    completions: list[Completion] = slow_result(service.generate.remote(chats, samplings), service, what)
+    completions: list[Completion] = slow_result(service.generate.remote(chats, samplings, purpose), service, what)
     return completions
 
 

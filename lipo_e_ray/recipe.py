@@ -84,7 +84,7 @@ class ProposerRecipe:
 
         def generate(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:
             self._written += len(chats)
-            request: Any = self._service.generate.remote(chats, samplings)
+            request: Any = self._service.generate.remote(chats, samplings, "rewriting")
             completions: list[Completion] = slow_result(request, self._service, "rewritten instructions")
             return completions
 

@@ -40,6 +40,10 @@ class EngineError(LipoError):
     """An engine could not be started or did not answer after all retries."""
 
 
+class SpentError(LipoError):
+    """``--max-llm-calls`` does not pay for a call, which was therefore not sent."""
+
+
 def digest(*parts: str) -> str:
     """Sixteen hex digits of SHA-256 over ``parts``, unambiguous about where one part ends."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -68,6 +72,9 @@ class Prompt:
     def id(self) -> str:
         return digest("prompt", self.instruction, *(example.id for example in self.exemplars))
 
+
+CallKind = Literal["writing", "validation", "test"]
+"""What a call is sent for: a text that the model writes, or an answer on one of the two splits."""
 
 InstructionSource = Literal["seed", "ape", "file", "invbo"]
 Stage = Literal["hyperband", "invbo", "baseline", "final"]

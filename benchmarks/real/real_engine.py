@@ -235,7 +235,8 @@ def _service(model: ModelConfig, folder: Path) -> Iterator[Any]:
         service = start_service(folder / LEDGER, task(model), spec.fingerprints, spec.make, engines)
         try:
             questions = [[{"role": "user", "content": f"How much is {i} + {i}?"}] for i in range(8)]
-            slow_result(service.generate.remote(questions, [Sampling(max_tokens=model.max_tokens)] * 8), service)
+            samplings = [Sampling(max_tokens=model.max_tokens)] * 8
+            slow_result(service.generate.remote(questions, samplings, "warm-up"), service)
             yield service
         finally:
             ray.get(service.close.remote())

@@ -55,7 +55,7 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
         service = start_service(
             folder / "ledger", task, SimulatedEngine().fingerprints, partial(_StampedEngine, folder, latency), config
         )
-        slow_result(service.generate.remote([[{"role": "user", "content": "start"}]], [Sampling()]), service)
+        slow_result(service.generate.remote([[{"role": "user", "content": "start"}]], [Sampling()], "start"), service)
         while result(service.progress.remote()).engines_ready < engines:
             time.sleep(0.1)
         bo = BOSlot(partial(start_bo_actor, InstantProposer, service))

@@ -21,7 +21,7 @@ from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket, ticks
 from lipo_e_ray.search.hyperband import Evaluate, Hyperband
 from lipo_e_ray.service.dispatch import Dispatcher
-from lipo_e_ray.service.service import EvaluationService
+from lipo_e_ray.service.service import BeforeSend, EvaluationService
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Request, RungResult, Sampling
 
@@ -94,16 +94,21 @@ class LocalPool:
             self._dispatcher.add(number, IN_FLIGHT * latency.max_num_seqs)
 
     async def evaluate(
-        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
+        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int, before_send: BeforeSend
     ) -> tuple[int, list[Outcome]]:
         async with self._dispatcher.turn(prompt.id, len(example_ids), wave, avoid) as number:
+            await before_send()
             await asyncio.sleep(self._request_s)
             outcomes = await self.engines[number].evaluate(prompt, [self._examples[e] for e in example_ids])
         self.outcomes[prompt.id] += outcomes
         return number, outcomes
 
     async def generate(
-        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], avoid: int | None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        samplings: Sequence[Sampling],
+        avoid: int | None,
+        before_send: BeforeSend,
     ) -> tuple[int, list[Completion]]:
         raise AssertionError("a simulated pass generates nothing")
 

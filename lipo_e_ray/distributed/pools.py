@@ -18,7 +18,7 @@ from lipo_e_ray.distributed.calls import reason_of, result
 from lipo_e_ray.distributed.slots import EngineActor, EngineSlot
 from lipo_e_ray.engine.base import Engine
 from lipo_e_ray.service.dispatch import Dispatcher
-from lipo_e_ray.service.service import EvaluationService
+from lipo_e_ray.service.service import BeforeSend, EvaluationService
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Completion, Fingerprints, InputError, Message, Outcome, Prompt, Sampling, Status
 
@@ -71,22 +71,36 @@ class EnginePool:
         self._following: asyncio.Task[None] | None = None
 
     async def evaluate(
-        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int
+        self, prompt: Prompt, example_ids: Sequence[str], avoid: int | None, wave: int, before_send: BeforeSend
     ) -> tuple[int, list[Outcome]]:
         """See ``Pool`` and ``Dispatcher``."""
         engine, answer = await self._send(
-            prompt.id, len(example_ids), wave, avoid, lambda actor: actor.evaluate.remote(prompt, example_ids)
+            prompt.id,
+            len(example_ids),
+            wave,
+            avoid,
+            before_send,
+            lambda actor: actor.evaluate.remote(prompt, example_ids),
         )
         if isinstance(answer, str):
             answer = [Outcome(prompt.id, example_id, Status.FAILED, error=answer) for example_id in example_ids]
         return engine, answer
 
     async def generate(
-        self, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], avoid: int | None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        samplings: Sequence[Sampling],
+        avoid: int | None,
+        before_send: BeforeSend,
     ) -> tuple[int, list[Completion]]:
         """See ``Pool`` and ``Dispatcher``."""
         engine, answer = await self._send(
-            None, len(conversations), 0, avoid, lambda actor: actor.generate.remote(conversations, samplings)
+            None,
+            len(conversations),
+            0,
+            avoid,
+            before_send,
+            lambda actor: actor.generate.remote(conversations, samplings),
         )
         if isinstance(answer, str):
             answer = [Completion("", error=answer) for _ in conversations]
@@ -120,7 +134,13 @@ class EnginePool:
             slot.kill()
 
     async def _send(
-        self, prompt_id: str | None, n: int, wave: int, avoid: int | None, call: Callable[[ActorHandle[Any]], Any]
+        self,
+        prompt_id: str | None,
+        n: int,
+        wave: int,
+        avoid: int | None,
+        before_send: BeforeSend,
+        call: Callable[[ActorHandle[Any]], Any],
     ) -> tuple[int, list[Any] | str]:
         """The engine's number and its answer, or one line that says why there is none."""
         if not self._slots:
@@ -128,6 +148,7 @@ class EnginePool:
         async with self._dispatcher.turn(prompt_id, n, wave, avoid) as number:
             slot = self._slots[number]
             actor = slot.running
+            await before_send()  # if the actor dies meanwhile, the call is one that failed
             try:
                 async with asyncio.timeout(self._config.timeout_s):
                     answer = await call(actor)
@@ -183,16 +204,22 @@ def _capacity(num_gpus: float) -> int:
 
 
 def start_service(
-    ledger_path: Path, task: Task, fingerprints: Fingerprints, make_engine: Callable[[], Engine], engines: EnginesConfig
+    ledger_path: Path,
+    task: Task,
+    fingerprints: Fingerprints,
+    make_engine: Callable[[], Engine],
+    engines: EnginesConfig,
+    limit: int = 0,
+    reserve: int = 0,
 ) -> ActorHandle[Any]:
     """Start the ``EvaluationService`` as an actor on this node, where the run folder is.
 
-    Raises ``InputError`` when the ledger cannot be used.
+    ``limit``, ``reserve``: calls, see ``EvaluationService``. Raises ``InputError`` when the ledger cannot be used.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(EvaluationService).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
     make_pool = partial(EnginePool, task, fingerprints, make_engine, engines)
-    service: ActorHandle[Any] = actor.remote(ledger_path, task, fingerprints, make_pool)
+    service: ActorHandle[Any] = actor.remote(ledger_path, task, fingerprints, make_pool, limit, reserve)
     result(service.start.remote(), "the evaluation service's start")
     return service
 

@@ -16,7 +16,7 @@ RATE_WINDOW_S = 20.0
 @dataclass(frozen=True)
 class Reading:
     """What a ``Meter`` shows: ``calls`` and tokens of the whole ledger; ``new_calls`` and ``failed`` attempts since the
-    start of this service.
+    start of this service. ``calls`` includes those in flight, ``new_calls`` only those that came back.
 
     ``rate``: evaluations answered per second over the last 20 s. ``waiting``: what the service waits for, in words;
     empty when it waits for nothing.
@@ -38,7 +38,6 @@ class Meter:
     """Running sums. The ledger gives the sums so far once, at the start; answers are counted from then on."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._before = ledger.calls()
         self._tokens = ledger.tokens()
         self._new = self._failed = 0
         self._start = time.monotonic()
@@ -53,13 +52,13 @@ class Meter:
             self._tokens[name] += sum(getattr(answer, name) for answer in answered)
         self._evaluated.append((time.monotonic(), sum(isinstance(answer, Outcome) for answer in answered)))
 
-    def read(self, ready: int, engines: int, waiting: str) -> Reading:
-        """``ready`` of ``engines`` can be sent requests; ``waiting`` is passed on."""
+    def read(self, calls: int, ready: int, engines: int, waiting: str) -> Reading:
+        """``ready`` of ``engines`` can be sent requests; ``calls`` and ``waiting`` are passed on."""
         now = time.monotonic()
         while self._evaluated and self._evaluated[0][0] < now - RATE_WINDOW_S:
             self._evaluated.popleft()
         rate = sum(n for _, n in self._evaluated) / min(RATE_WINDOW_S, now - self._start)
-        return Reading(self._before + self._new, self._new, self._failed, rate, ready, engines, waiting, **self._tokens)
+        return Reading(calls, self._new, self._failed, rate, ready, engines, waiting, **self._tokens)
 
 
 def is_failed(answer: Outcome | Completion) -> bool:

@@ -1,8 +1,8 @@
 """The ledger's SQLite file: its schema, its one writer, its readers, and errors a user can act on.
 
 WAL mode lets readers (``report``, ``replay``) read while a run writes. ``synchronous=FULL`` brings a commit to the disk
-before anyone acts on it: ``NORMAL`` would survive a ``kill -9`` as well, but not a power failure, and one fsync per
-chunk of answers costs nothing beside the answers.
+before anyone acts on it: ``NORMAL`` would survive a ``kill -9`` as well, but not a power failure. One fsync when a
+chunk is sent and one when it is answered cost nothing beside the answers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any, TextIO
 from lipo_e_ray.store.salvage import is_damaged, salvage
 from lipo_e_ray.types import InputError, LipoError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_WAIT_S = 20.0  # the actor of a killed driver may hold the lock for some seconds more
 BUSY_TIMEOUT_S = 5.0  # SQLite's own wait for a locked file; the service then tries again for longer
 
+# `purpose` of a failure: that of the generation, or the split of the evaluation.
 _SCHEMA = """
+CREATE TABLE sent (kind TEXT PRIMARY KEY, calls INTEGER NOT NULL);
 CREATE TABLE outcomes (
     seq INTEGER PRIMARY KEY, prompt_id TEXT NOT NULL, example_id TEXT NOT NULL, split TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('correct', 'wrong', 'unparseable')), text TEXT NOT NULL,
@@ -30,12 +32,16 @@ CREATE TABLE outcomes (
     model TEXT NOT NULL, sampling TEXT NOT NULL, template TEXT NOT NULL, at REAL NOT NULL,
     UNIQUE (prompt_id, example_id, model, sampling, template));
 CREATE TABLE failures (
-    seq INTEGER PRIMARY KEY, prompt_id TEXT NOT NULL, example_id TEXT NOT NULL, error TEXT NOT NULL, at REAL NOT NULL);
+    seq INTEGER PRIMARY KEY, prompt_id TEXT NOT NULL, example_id TEXT NOT NULL, purpose TEXT NOT NULL,
+    error TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE generations (
-    seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, text TEXT NOT NULL,
+    seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, text TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
     at REAL NOT NULL);
 CREATE TABLE prompts (prompt_id TEXT PRIMARY KEY, instruction TEXT NOT NULL, exemplars TEXT NOT NULL);
+CREATE TABLE batches (
+    bracket INTEGER NOT NULL, first INTEGER NOT NULL, proposals INTEGER NOT NULL, written INTEGER NOT NULL,
+    UNIQUE (bracket, first));
 CREATE TABLE proposals (
     bracket INTEGER NOT NULL, position INTEGER NOT NULL, prompt_id TEXT NOT NULL, source TEXT NOT NULL,
     stage TEXT NOT NULL, cosine REAL, info TEXT NOT NULL, UNIQUE (bracket, position));

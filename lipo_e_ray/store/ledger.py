@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from lipo_e_ray.store.database import Database
 from lipo_e_ray.types import (
+    Batch,
+    CallKind,
     Completion,
     Example,
     Fingerprints,
@@ -62,6 +64,14 @@ class Ledger:
 
     # ---- writing: one transaction each ----
 
+    def record_sent(self, calls: Mapping[CallKind, int]) -> None:
+        """Add to the calls of each kind that count as sent. Write it before they are sent: a killed process may have
+        had an answer that is not in the ledger, and it was paid for."""
+        with self._db.transaction():
+            self._db.insert(
+                "sent (kind, calls)", list(calls.items()), "ON CONFLICT DO UPDATE SET calls = calls + excluded.calls"
+            )
+
     def record_prompt(self, prompt: Prompt) -> None:
         """Write what a prompt id stands for; a second call does nothing."""
         with self._db.transaction():
@@ -87,29 +97,33 @@ class Ledger:
             for o in outcomes
             if o.status is not Status.FAILED
         ]
-        failed = [(o.prompt_id, o.example_id, _storable(o.error), now) for o in outcomes if o.status is Status.FAILED]
+        failed = [
+            (o.prompt_id, o.example_id, split, _storable(o.error), now) for o in outcomes if o.status is Status.FAILED
+        ]
         with self._db.transaction():
             self._db.insert(
                 "outcomes (prompt_id, example_id, split, status, text, prompt_tokens, cached_tokens, "
                 "completion_tokens, model, sampling, template, at)",
                 answered,
             )
-            self._db.insert("failures (prompt_id, example_id, error, at)", failed)
+            self._db.insert("failures (prompt_id, example_id, purpose, error, at)", failed)
 
-    def record_generation(self, key: str, completion: Completion) -> None:
-        """Write one generated text, or, when it has an ``error``, the failed attempt."""
+    def record_generation(self, key: str, completion: Completion, purpose: str) -> None:
+        """Write one generated text, or, when it has an ``error``, the failed attempt. ``purpose``: what it is for."""
         now = time.time()
         with self._db.transaction():
             if completion.error:
                 self._db.insert(
-                    "failures (prompt_id, example_id, error, at)", [(key, "", _storable(completion.error), now)]
+                    "failures (prompt_id, example_id, purpose, error, at)",
+                    [(key, "", purpose, _storable(completion.error), now)],
                 )
             else:
                 self._db.insert(
-                    "generations (key, text, prompt_tokens, cached_tokens, completion_tokens, at)",
+                    "generations (key, purpose, text, prompt_tokens, cached_tokens, completion_tokens, at)",
                     [
                         (
                             key,
+                            purpose,
                             _storable(completion.text),
                             completion.prompt_tokens,
                             completion.cached_tokens,
@@ -119,34 +133,31 @@ class Ledger:
                     ],
                 )
 
-    def record_proposals(self, bracket: int, proposals: Sequence[Proposal]) -> None:
-        """Write a bracket's proposals. Of those that are recorded already, nothing is written again.
+    def record_batch(self, bracket: int, first: int, batch: Batch) -> None:
+        """Write the proposals for a bracket's chunk that begins with its prompt number ``first``, once.
 
-        Raises ``LipoError`` unless they begin with the recorded ones: a resumed run proposes the same, perhaps more.
+        Raises ``LipoError`` where others are recorded: a resumed run proposes the same.
         """
         rows = [
-            (bracket, position, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
-            for position, p in enumerate(proposals)
+            (bracket, first + i, p.prompt.id, p.origin.source, p.origin.stage, p.origin.cosine, json.dumps(p.info))
+            for i, p in enumerate(batch.proposals)
         ]
-        with self._db.transaction():
-            before = [
-                row[0]
-                for row in self._db.rows("SELECT prompt_id FROM proposals WHERE bracket = ? ORDER BY position", bracket)
-            ]
-            if before != [row[2] for row in rows[: len(before)]]:
+        before = self.batch(bracket, first)
+        if before is not None:
+            if [p.prompt for p in before.proposals] != [p.prompt for p in batch.proposals]:
                 raise LipoError(
-                    f"ledger {self._db.path}: expected the {len(before)} proposals recorded for bracket "
+                    f"ledger {self._db.path}: expected the {len(before.proposals)} proposals recorded for bracket "
                     f"{bracket}, got {len(rows)} others; use a new run folder for a changed run"
                 )
-            self._insert_prompts(p.prompt for p in proposals)
-            columns = "proposals (bracket, position, prompt_id, source, stage, cosine, info)"
-            self._db.insert(columns, rows[len(before) :])
+            return
+        with self._db.transaction():
+            self._insert_prompts(p.prompt for p in batch.proposals)
+            self._db.insert("batches (bracket, first, proposals, written)", [(bracket, first, len(rows), batch.written)])
+            self._db.insert("proposals (bracket, position, prompt_id, source, stage, cosine, info)", rows)
 
     def record_rung(self, result: RungResult) -> None:
-        """Write a result. It replaces that of an earlier walk.
-
-        That one's failed calls may have been answered since, or its smaller call budget had the seeds' race begin on
-        fewer examples.
+        """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since, or of an
+        earlier chunk, when it was not known yet who goes up.
         """
         o = result.observation
         with self._db.transaction():
@@ -260,6 +271,15 @@ class Ledger:
             )
         }
 
+    def batch(self, bracket: int, first: int) -> Batch | None:
+        """See ``record_batch``; ``None`` where nothing is recorded."""
+        rows = self._db.rows("SELECT proposals, written FROM batches WHERE bracket = ? AND first = ?", bracket, first)
+        if not rows:
+            return None
+        [(count, written)] = rows
+        proposals = [proposal for index, proposal in self.proposals() if index == bracket]
+        return Batch(tuple(proposals[first : first + count]), written)
+
     def proposals(self) -> list[tuple[int, Proposal]]:
         """(bracket, proposal), in the order of brackets and positions."""
         rows = self._db.rows(
@@ -291,13 +311,40 @@ class Ledger:
             Failure(*row) for row in self._db.rows("SELECT prompt_id, example_id, error FROM failures ORDER BY seq")
         ]
 
-    def calls(self) -> int:
-        """How many calls were sent to the LLM: outcomes, generations and failed attempts."""
-        [(calls,)] = self._db.rows(
-            "SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations) "
-            "+ (SELECT count(*) FROM failures)"
+    def unanswered(self) -> dict[tuple[str, str], str]:
+        """Calls that failed and have no answer, as in ``Failure``: (prompt id, example id) -> the last error."""
+        rows = self._db.rows(
+            "SELECT prompt_id, example_id, error FROM failures AS f "
+            "WHERE NOT EXISTS (SELECT 1 FROM outcomes AS o "
+            f"WHERE o.prompt_id = f.prompt_id AND o.example_id = f.example_id AND {_ANSWERED}) "
+            "AND NOT EXISTS (SELECT 1 FROM generations WHERE key = f.prompt_id) ORDER BY seq",
+            *astuple(self.fingerprints),
         )
-        return int(calls)
+        return {(prompt_id, example_id): error for prompt_id, example_id, error in rows}
+
+    def generations_for(self, purpose: str) -> int:
+        """How many different texts were asked for ``purpose``, those that failed included."""
+        [(count,)] = self._db.rows(
+            "SELECT count(*) FROM (SELECT key FROM generations WHERE purpose = ? "
+            "UNION SELECT prompt_id FROM failures WHERE purpose = ? AND example_id = '')",
+            purpose,
+            purpose,
+        )
+        return int(count)
+
+    def sent(self) -> dict[CallKind, int]:
+        """How many calls of each kind were sent to the LLM, or were about to be when the process ended."""
+        none: dict[CallKind, int] = {"writing": 0, "validation": 0, "test": 0}
+        return none | dict(self._db.rows("SELECT kind, calls FROM sent"))
+
+    def calls(self) -> int:
+        """How many calls were sent in all, retries included."""
+        return sum(self.sent().values())
+
+    def asked(self) -> int:
+        """How many different calls have an answer or failed."""
+        [(answered,)] = self._db.rows("SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM generations)")
+        return int(answered) + len(self.unanswered())
 
     def tokens(self) -> dict[str, int]:
         """Sums of ``prompt_tokens``, ``cached_tokens``, ``completion_tokens`` over outcomes and generations."""

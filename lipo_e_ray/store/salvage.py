@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 # Proposals and rungs are left out: the run computes them again, and half of them would mislead it.
-PAID = ("prompts", "outcomes", "generations", "failures")
+PAID = ("sent", "prompts", "outcomes", "generations", "failures")
+
+# No fewer calls were sent than have an answer or failed, also where `sent` itself cannot be read.
+_AT_LEAST_SENT = """
+INSERT INTO sent SELECT kind, count(*) FROM (
+    SELECT split AS kind FROM outcomes
+    UNION ALL SELECT iif(example_id = '', 'writing', purpose) FROM failures
+    UNION ALL SELECT 'writing' FROM generations)
+WHERE true GROUP BY kind ON CONFLICT (kind) DO UPDATE SET calls = max(calls, excluded.calls)
+"""
 
 
 def damaged_copy(path: Path) -> Path:
@@ -41,7 +50,8 @@ def is_damaged(path: Path) -> bool:
 def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
     """Replace ``path``, which nobody may have open, by a new database with its readable rows of ``PAID``.
 
-    Returns the number of rows; where it is 0, ``path`` stays as it was. ``damaged_copy`` keeps the damaged file.
+    Returns the number of rows; where it is 0, ``path`` stays as it was. ``damaged_copy`` keeps the damaged file. Calls
+    whose answers cannot be read any more stay counted as sent, if their number can be read.
     """
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
@@ -53,6 +63,7 @@ def salvage(path: Path, create: Callable[[sqlite3.Connection], None]) -> int:
         found = {table: rows for table in PAID if (rows := _readable(old, table))}
         for table, rows in found.items():
             new.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        new.execute(_AT_LEAST_SENT)
         new.commit()
         if found:
             for suffix in ("-wal", "-shm"):

@@ -49,14 +49,14 @@ def test_two_engines_share_a_prompts_examples_and_a_second_service_needs_none(st
     assert evaluations[0].observation == evaluations[2].observation == WHOLE
     assert sum(evaluation.new_calls for evaluation in evaluations) == 96  # Ray may deliver them in any order
     conversation = [{"role": "user", "content": "a"}]
-    assert result(service.generate.remote([conversation], [Sampling()]))[0].text == "a, continued"
+    assert result(service.generate.remote([conversation], [Sampling()], "ape"))[0].text == "a, continued"
     assert result(service.progress.remote()).engines == 2
     result(service.close.remote())
     assert (fake_engines.folder / "closed").exists()
 
     again = start(TWO)
     assert result(again.evaluate.remote(PROMPT, "validation", 96)).new_calls == 0
-    assert result(again.generate.remote([conversation], [Sampling()]))[0].text == "a, continued"
+    assert result(again.generate.remote([conversation], [Sampling()], "ape"))[0].text == "a, continued"
     assert result(again.progress.remote()).engines == 0
     assert sum(fake_engines.calls.values()) == len(fake_engines.calls) == 97
     with Ledger(path) as ledger:
@@ -197,7 +197,10 @@ def stub_pool(monkeypatch, small_task):
 
 
 async def first_call(pool):
-    return await asyncio.wait_for(pool.generate([], [], None), 10)
+    async def before_send():
+        """Nobody counts."""
+
+    return await asyncio.wait_for(pool.generate([], [], None, before_send), 10)
 
 
 async def grown_to(engines, pool):

@@ -24,7 +24,7 @@ def recorded(small_task, tmp_path):
         for chat in CHATS:
             for sampling in (GREEDY, HOT, Sampling(HOT.temperature, max_tokens=HOT.max_tokens, seed=2)):
                 key = generation_key(source.fingerprints, chat, sampling)
-                ledger.record_generation(key, Completion(f"text {key}", "", len(chat[0]["content"]), 0, 3))
+                ledger.record_generation(key, Completion(f"text {key}", "", len(chat[0]["content"]), 0, 3), "ape")
     return path, outcomes
 
 

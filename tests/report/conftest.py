@@ -106,7 +106,8 @@ def write_run(folder: Path, config: RunConfig = PROFILES["demo"], words: Callabl
         ledger.record_outcomes(
             "validation", [Outcome(p["E"].prompt.id, "validation4", Status.FAILED, "", words("timed\nout"))]
         )
-        ledger.record_generation("g", Completion(words("By the model."), "", 40, 0, 6))
+        ledger.record_generation("g", Completion(words("By the model."), "", 40, 0, 6), "ape")
+        ledger.record_sent({"writing": 1, "validation": writer.calls + 1, "test": 20})
     (folder / "latent").mkdir()
     (folder / "latent" / "vae_loss.json").write_text('{"train": [3, 2, 1], "validation": [4.0, 2.5, 2.75]}')
     (folder / "config.json").write_text(json.dumps(to_dict(config)))

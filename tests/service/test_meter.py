@@ -23,12 +23,12 @@ def test_sums_go_on_from_the_ledger_and_the_rate_forgets_what_is_older_than_its_
     now[0] += 10
     meter.count([answer(), answer(), answer(Status.FAILED), answer(Status.WRONG)])
     meter.count([Completion("text", "", 4, 0, 3), Completion("", error="no text")])
-    reading = meter.read(1, 2, "engine 1 waits")
-    assert (reading.calls, reading.new_calls, reading.failed) == (7, 6, 2)
+    reading = meter.read(9, 1, 2, "engine 1 waits")
+    assert (reading.calls, reading.new_calls, reading.failed) == (9, 6, 2)
     assert (reading.prompt_tokens, reading.cached_tokens, reading.completion_tokens) == (44, 20, 11)
     assert (reading.engines_ready, reading.engines, reading.waiting) == (1, 2, "engine 1 waits")
     assert reading.rate == 3 / 10
     now[0] += 15
-    assert meter.read(1, 2, "").rate == 3 / 20
+    assert meter.read(9, 1, 2, "").rate == 3 / 20
     now[0] += 10
-    assert meter.read(1, 2, "").rate == 0
+    assert meter.read(9, 1, 2, "").rate == 0

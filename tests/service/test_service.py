@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 import pytest
 
 from lipo_e_ray.service import service as module
+from lipo_e_ray.service import writer
 from lipo_e_ray.service.service import EvaluationService
 from lipo_e_ray.store import database
 from lipo_e_ray.store.database import NotWritten
@@ -46,20 +47,23 @@ class LocalPool:
         self.pauses = []
         self.gate = None  # when set, all but the first chunk wait for it
 
-    async def evaluate(self, prompt, example_ids, avoid, wave):
+    async def evaluate(self, prompt, example_ids, avoid, wave, before_send):
+        first = not self.chunks
         self.avoided.append(avoid)
         self.waves.append(wave)
         self.chunks.append(len(example_ids))
         if self.error:
             raise self.error
-        if self.gate and len(self.chunks) > 1:
+        await before_send()
+        if self.gate and not first:
             await self.gate.wait()
         try:
             return int(avoid == 0), await self.engine.evaluate(prompt, [self.examples[e] for e in example_ids])
         except EngineError as error:
             return int(avoid == 0), [Outcome(prompt.id, e, Status.FAILED, error=str(error)) for e in example_ids]
 
-    async def generate(self, conversations, samplings, avoid):
+    async def generate(self, conversations, samplings, avoid, before_send):
+        await before_send()
         return int(avoid == 0), await self.engine.generate(conversations, samplings)
 
     def sizes(self):
@@ -77,13 +81,13 @@ class LocalPool:
 
 @pytest.fixture
 def opened(tmp_path, small_task, fake_engines, monkeypatch):
-    """``async with opened(latency) as (service, pool)``; each time a new service on the same ledger."""
+    """``async with opened(latency, limit, reserve) as (service, pool)``; each time a new service on the same ledger."""
     monkeypatch.setattr(module, "BACKOFF_S", 0.001)
 
     @asynccontextmanager
-    async def opened(latency_s=0.001):
+    async def opened(latency_s=0.001, limit=0, reserve=0):
         pool = LocalPool(fake_engines.factory(latency_s)(), small_task)
-        service = EvaluationService(tmp_path / "ledger.sqlite", small_task, PRINTS, lambda: pool)
+        service = EvaluationService(tmp_path / "ledger.sqlite", small_task, PRINTS, lambda: pool, limit, reserve)
         await service.start()
         try:
             yield service, pool
@@ -183,12 +187,12 @@ def test_what_was_answered_is_written_before_the_rest_comes(opened, look):
             pool.gate = asyncio.Event()
             task = asyncio.create_task(service.evaluate(PROMPT, "validation", 40))
             await asyncio.sleep(0.1)
-            written = look(lambda ledger: ledger.calls())
+            written = look(lambda ledger: (ledger.answers(), ledger.calls()))
             pool.gate.set()
             await task
             return pool.chunks, written
 
-    assert asyncio.run(go()) == ([16, 16, 8], 16)
+    assert asyncio.run(go()) == ([16, 16, 8], (16, 40))
 
 
 def test_a_failure_is_retried_on_another_engine_and_is_not_an_error_of_the_prompt(opened, fake_engines, look):
@@ -274,7 +278,7 @@ def test_close_stops_what_is_under_way(opened, look):
                 await task
 
     asyncio.run(go())
-    assert look(lambda ledger: ledger.calls()) == 16
+    assert look(lambda ledger: (ledger.answers(), ledger.calls())) == (16, 40), "what was in flight counts as spent"
 
 
 @pytest.mark.parametrize("n", [0, 97])
@@ -296,7 +300,7 @@ def test_equal_generations_are_one_call_ever(opened, fake_engines):
         async with opened() as (service, _):
             requests = [say("a"), say("b"), say("a"), say("a")]
             samplings = [Sampling(seed=1), Sampling(seed=1), Sampling(seed=1), Sampling(seed=2)]
-            return await asyncio.gather(*(service.generate(requests, samplings) for _ in range(2)))
+            return await asyncio.gather(*(service.generate(requests, samplings, "ape") for _ in range(2)))
 
     for texts in (*asyncio.run(go()), *asyncio.run(go())):
         assert [completion.text[0] for completion in texts] == ["a", "b", "a", "a"]
@@ -308,22 +312,23 @@ def test_a_failed_generation_is_retried_and_then_comes_back_with_its_error(opene
     async def go():
         async with opened() as (service, pool):
             fake_engines.order("fail")
-            healed = await service.generate([say("a")], [Sampling()])
+            healed = await service.generate([say("a")], [Sampling()], "ape")
             pool.engine._ordered = lambda order: order == "fail"
-            return healed, await service.generate([say("a"), say("b"), say("b")], [Sampling()] * 3)
+            return healed, await service.generate([say("a"), say("b"), say("b")], [Sampling()] * 3, "bracket 12")
 
     (healed,), failed = asyncio.run(go())
     assert healed.text == "a, continued"
     assert [completion.error for completion in failed] == ["", "no text", "no text"]
     assert len(look(lambda ledger: ledger.failures())) == 1 + 3
-    assert look(lambda ledger: ledger.calls()) == 1 + 1 + 3
+    assert look(lambda ledger: ledger.sent()) == {"writing": 1 + 1 + 3, "validation": 0, "test": 0}
+    assert look(lambda ledger: [ledger.generations_for(purpose) for purpose in ("ape", "bracket 12")]) == [1, 1]
 
 
 def test_progress(opened):
     async def go():
         async with opened() as (service, _):
             await service.evaluate(PROMPT, "validation", 20)
-            await service.generate([say("a")], [Sampling()])
+            await service.generate([say("a")], [Sampling()], "ape")
             return await service.progress()
 
     progress = asyncio.run(go())
@@ -366,7 +371,7 @@ async def until(condition):
 def test_answers_wait_for_a_ledger_that_cannot_be_written_and_nothing_more_is_sent(
     opened, other, fake_engines, look, monkeypatch
 ):
-    monkeypatch.setattr(module, "LEDGER_RETRY_S", 0.01)
+    monkeypatch.setattr(writer, "RETRY_S", 0.01)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.01)
 
     async def go():
@@ -390,8 +395,8 @@ def test_answers_wait_for_a_ledger_that_cannot_be_written_and_nothing_more_is_se
 
 
 def test_a_ledger_that_stays_unwritable_ends_the_run(opened, other, monkeypatch):
-    for name, value in (("LEDGER_RETRY_S", 0.01), ("LEDGER_WAIT_S", 0.1)):
-        monkeypatch.setattr(module, name, value)
+    for name, value in (("RETRY_S", 0.01), ("WAIT_S", 0.1)):
+        monkeypatch.setattr(writer, name, value)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.01)
 
     async def go():

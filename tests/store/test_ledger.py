@@ -71,7 +71,7 @@ def test_the_unique_key_is_prompt_example_and_fingerprints(ledger, path):
             assert writer.statuses("p", "validation") == {}
             writer.record_outcomes("validation", [outcome("a")])
     with Ledger(path) as reader:
-        assert reader.calls() == 4
+        assert reader.asked() == 4
         assert reader.fingerprints == Fingerprints("model", "sampling", "other")
         assert reader.observations("validation") == {"p": Observation("p", 0, 1)}
 
@@ -89,9 +89,10 @@ def test_failed_is_not_wrong(ledger):
     assert ledger.observation("p", "abcd") == Observation("p", errors=2, evaluated=3, unparseable=1)
     assert [(f.prompt_id, f.example_id, f.error) for f in ledger.failures()] == [("p", "d", "x")]
     assert isinstance(ledger.failures()[0], Failure)
-    assert ledger.calls() == 4
+    assert (ledger.asked(), ledger.unanswered()) == (4, {("p", "d"): "x"})
     ledger.record_outcomes("validation", [outcome("d")])  # a retry that succeeds is no double payment
     assert ledger.observation("p", "abcd").evaluated == 4
+    assert (ledger.asked(), ledger.unanswered()) == (4, {})
 
 
 def test_observation_counts_only_the_examples_asked_for(ledger):
@@ -123,7 +124,7 @@ def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, ba
     """Held against a dictionary: a batch with one answer known before is refused, with all of it."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
     answered: dict[str, Outcome] = {}
-    failed = 0
+    failed, recorded = 0, []
     with Ledger(path, PRINTS) as writer:
         for batch in batches:
             outcomes = [outcome(e, status, text=text, error=text) for e, (status, text) in batch.items()]
@@ -133,11 +134,16 @@ def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, ba
                     writer.record_outcomes("validation", outcomes)
             else:
                 writer.record_outcomes("validation", outcomes)
+                recorded.append(batch)
                 answered |= new
                 failed += len(outcomes) - len(new)
     with Ledger(path) as reader:
         assert reader.outcomes("p") == answered
-        assert (reader.calls(), len(reader.failures())) == (len(answered) + failed, failed)
+        assert (reader.answers(), len(reader.failures())) == (len(answered), failed)
+        assert reader.asked() == len({o for batch in recorded for o in batch})
+        assert reader.unanswered().keys() == {("p", o) for batch in recorded for o in batch} - {
+            ("p", o) for o in answered
+        }
         statuses = [o.status for o in answered.values()]
         assert reader.observation("p", "abcdef") == Observation(
             "p", len(statuses) - statuses.count(Status.CORRECT), len(statuses), statuses.count(Status.UNPARSEABLE)
@@ -154,21 +160,47 @@ def test_any_prompt_comes_back_letter_for_letter(tmp_path_factory, instruction, 
 
 
 def test_generations(ledger):
-    ledger.record_generation("k", Completion("", error="timeout"))
+    ledger.record_generation("k", Completion("", error="timeout"), "ape")
     assert ledger.generation("k") is None
-    ledger.record_generation("k", Completion("text", "", 3, 2, 1))
+    assert (ledger.asked(), ledger.unanswered()) == (1, {("k", ""): "timeout"})
+    ledger.record_generation("k", Completion("text", "", 3, 2, 1), "ape")
     assert ledger.generation("k") == Completion("text", "", 3, 2, 1)
     assert [(f.prompt_id, f.example_id, f.error) for f in ledger.failures()] == [("k", "", "timeout")]
-    assert ledger.calls() == 2
+    assert (ledger.asked(), ledger.unanswered()) == (1, {})
     with pytest.raises(LipoError, match="paid twice"):
-        ledger.record_generation("k", Completion("other"))
+        ledger.record_generation("k", Completion("other"), "ape")
     ledger.record_outcomes("validation", [outcome("a", prompt_tokens=10, cached_tokens=4, completion_tokens=5)])
     assert ledger.tokens() == {"prompt_tokens": 13, "cached_tokens": 6, "completion_tokens": 6}
 
 
+def test_generations_are_counted_by_what_they_are_for(ledger):
+    for key, completion, purpose in (
+        ("a", Completion("", error="x"), "ape"),
+        ("a", Completion("", error="x"), "ape"),
+        ("a", Completion("text"), "ape"),
+        ("b", Completion("", error="x"), "ape"),
+        ("c", Completion("text"), "bracket 12"),
+    ):
+        ledger.record_generation(key, completion, purpose)
+    ledger.record_outcomes("test", [outcome("t", Status.FAILED, error="x")])
+    counts = {purpose: ledger.generations_for(purpose) for purpose in ("ape", "bracket 12", "bracket 1", "test")}
+    assert counts == {"ape": 2, "bracket 12": 1, "bracket 1": 0, "test": 0}
+
+
+def test_what_was_sent_adds_up_by_kind_and_stays(ledger, path):
+    ledger.record_sent({"writing": 3})
+    ledger.record_sent({"validation": 16, "writing": 2})
+    ledger.record_sent({})
+    ledger.close()
+    with Ledger(path, PRINTS) as again:
+        assert (again.sent(), again.calls()) == ({"writing": 5, "validation": 16, "test": 0}, 21)
+        again.record_sent({"validation": 1, "test": 1})
+        assert again.sent() == {"writing": 5, "validation": 17, "test": 1}
+
+
 def test_an_empty_ledger_has_no_tokens_and_no_calls(ledger):
     assert ledger.tokens() == {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
-    assert ledger.calls() == 0
+    assert (ledger.calls(), ledger.asked()) == (0, 0)
 
 
 def test_prompts_and_proposals_come_back(ledger):

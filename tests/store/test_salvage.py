@@ -17,11 +17,12 @@ PAGE = 4096
 
 @pytest.fixture
 def path(tmp_path):
-    """A ledger of 640 outcomes, closed."""
+    """A ledger of 640 outcomes, closed. Two of its calls were lost on their way."""
     path = tmp_path / "ledger.sqlite"
     with Ledger(path, PRINTS) as ledger:
+        ledger.record_sent({"writing": 1, "validation": 643})
         ledger.record_proposals(0, [Proposal(prompt, Origin("seed", "seeds", 0)) for prompt in PROMPTS])
-        ledger.record_generation("key", Completion("text", "", 3, 2, 1))
+        ledger.record_generation("key", Completion("text", "", 3, 2, 1), "ape")
         for prompt in PROMPTS:
             ledger.record_outcomes(
                 "validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20) for i in range(16)]
@@ -53,6 +54,8 @@ def test_what_can_be_read_of_a_truncated_file_is_kept(path, cut):
     damaged_copy(path).unlink()
     with Ledger(path, PRINTS) as ledger:
         assert ledger.generation("key") == Completion("text", "", 3, 2, 1)
+        assert ledger.generations_for("ape") == 1
+        assert ledger.sent() == {"writing": 1, "validation": 643, "test": 0}, "also those whose answers are gone"
         ledger.record_proposals(0, [Proposal(PROMPTS[0], Origin("seed", "seeds", 0))])
     assert left(path)[0] == kept and not damaged_copy(path).exists(), "the new file is whole"
 
@@ -62,6 +65,7 @@ def outcomes(tmp_path):
     """A ledger whose last pages hold outcomes, and these alone."""
     path = tmp_path / "ledger.sqlite"
     with Ledger(path, PRINTS) as ledger:
+        ledger.record_sent({"validation": 640})
         for prompt in PROMPTS:
             ledger.record_outcomes(
                 "validation", [Outcome(prompt.id, f"{i}", Status.WRONG, "text" * 20) for i in range(16)]
@@ -84,6 +88,25 @@ def test_a_page_in_the_middle(path):
         file.seek(path.stat().st_size // 2 // PAGE * PAGE)
         file.write(b"\xff" * PAGE)
     assert 560 < left(path)[0] <= 640
+
+
+def test_where_the_count_of_calls_is_gone_what_was_answered_or_failed_is_counted(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path, PRINTS) as ledger:
+        ledger.record_sent({"writing": 9, "validation": 9, "test": 9})
+        for key, completion in (("a", Completion("", error="x")), ("a", Completion("text")), ("b", Completion("text"))):
+            ledger.record_generation(key, completion, "validation")  # a purpose may be any word
+        for split in ("validation", "test"):
+            ledger.record_outcomes(split, [Outcome("p", f"{split}{i}", Status.CORRECT) for i in range(4)])
+        ledger.record_outcomes("test", [Outcome("p", "t", Status.FAILED, error="x")])
+    with closing(sqlite3.connect(path)) as db:
+        [(page,)] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sent'")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(b"\xff" * PAGE)
+    with Ledger(path, PRINTS) as ledger:
+        assert ledger.sent() == {"writing": 3, "validation": 4, "test": 5}
+        assert ledger.asked() == 2 + 4 + 5
 
 
 def test_nothing_left_is_an_input_error_and_the_file_stays(path):

@@ -35,7 +35,7 @@ def test_random_search_has_the_runs_instructions_and_calls(tmp_path):
             asked += len(chats)
             answers = asyncio.run(ENGINE.generate(chats, samplings))
             for *pair, answer in zip(chats, samplings, answers, strict=True):
-                ledger.record_generation(generation_key(ENGINE.fingerprints, *pair), answer)
+                ledger.record_generation(generation_key(ENGINE.fingerprints, *pair), answer, "ape")
             return answers
 
         written = generate_instructions(generate, INPUTS.task, CONFIG.ape, CONFIG.seed)
@@ -63,7 +63,7 @@ def test_each_search_is_tested_and_hyperband_alone(tmp_path):
             return 1 - ledger.observation(prompt.id, [example.id for example in getattr(INPUTS.task, split)]).error
 
         best = max(prompts, key=lambda prompt: accuracy(prompt, "validation"))
-        assert ledger.calls() == 4 * 8 + 2 * 10  # random search's and D, of Hyperband and the best of all
+        assert ledger.answers() == 4 * 8 + 2 * 10  # random search's and D, of Hyperband and the best of all
         assert seed == Seed(
             3,
             records.usage.calls,

@@ -78,11 +78,15 @@ def test_a_file_gives_the_table_back_and_holds_no_text_of_the_task(table, small_
 
 def test_a_replay_through_the_service_sees_what_the_search_sees(table, tmp_path):
     class Pool:
-        async def evaluate(self, prompt, example_ids, avoid, wave):
+        async def evaluate(self, prompt, example_ids, avoid, wave, before_send):
+            await before_send()
             return 0, await engine.evaluate(prompt, [examples[example_id] for example_id in example_ids])
 
         def sizes(self):
             return 1, 1
+
+        def pause(self, paused):
+            raise AssertionError("the disk takes everything")
 
         def waiting(self):
             return ""
