@@ -157,6 +157,7 @@ async def session(world, task, limit, reserve, asked, killed_after):
     return service
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(sessions, min_size=1, max_size=4),

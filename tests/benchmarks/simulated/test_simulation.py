@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_paused_pool_sends_nothing_until_it_goes_on():
         loop, pool = asyncio.get_running_loop(), LocalPool(workload, 1, STEADY, 0.0)
         pool.pause(True)
         loop.call_later(5.0, pool.pause, False)
-        await pool.evaluate(Prompt("Solve it."), [workload.task.validation[0].id], None, 0)
+        await pool.evaluate(Prompt("Solve it."), [workload.task.validation[0].id], None, 0, partial(asyncio.sleep, 0))
         return loop.time()
 
     assert virtual_time.run(main()) == pytest.approx(5.1)
