@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from lipo_e_ray.config import RunConfig
@@ -11,6 +12,7 @@ from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.search.schedule import Ending, LimitedSchedule, Schedule, full_schedule
 from lipo_e_ray.types import InputError, Prompt
 
+BASELINE_SHARE = 0.1  # of a limit, at most, for the race that finds the baseline
 WRITING_SHARE = 0.1  # of a limit, at most, for the instructions that the model writes
 RESERVE_SHARE = 0.02  # of a limit, kept for calls that failed or were lost and are sent again
 LEAST_RESERVE = 2
@@ -55,7 +57,13 @@ def plain_prompts(inputs: Inputs) -> tuple[Prompt, ...]:
 def make_schedule(config: RunConfig, inputs: Inputs, budget: Budget, written: int) -> Schedule:
     """The schedule of a search after ``written`` calls of APE."""
     limit, task = budget.for_search(written), inputs.task
-    ending = Ending(plain_prompts(inputs), len(task.validation), len(task.reserve), config.hyperband.b_min, limit)
+    ending = Ending(
+        plain_prompts(inputs),
+        len(task.validation),
+        len(task.reserve),
+        config.hyperband.b_min,
+        BASELINE_SHARE * limit if limit else math.inf,
+    )
     if not limit:
         return full_schedule(config, ending)
     return LimitedSchedule(config, limit, ending, config.invbo.q * MAX_REQUESTS)

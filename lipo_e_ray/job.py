@@ -29,9 +29,9 @@ from lipo_e_ray.instructions.induction import generate_instructions
 from lipo_e_ray.planning import summary
 from lipo_e_ray.progress import Listener, Message, Snapshot, Waiting, one_at_a_time
 from lipo_e_ray.recipe import ProposerRecipe
-from lipo_e_ray.report.records import Records, read_folder
 from lipo_e_ray.report.answer import best_prompt_document
 from lipo_e_ray.report.html import write_report
+from lipo_e_ray.report.records import Records, read_folder
 from lipo_e_ray.search.hyperband import Hyperband, Position
 from lipo_e_ray.service.meter import Reading
 from lipo_e_ray.store.run_folder import RunFolder
@@ -102,7 +102,7 @@ def evaluate_best(
     inputs = prepare(config, folder, given)
     with folder.claim(config, given.task), signals_interrupt(), ray_session(address):
         job = _Job(config, folder, inputs, listener)
-        with job.service() as service:
+        with job.service(limited=False) as service:  # the whole split is asked for by name
             request: Any = service.evaluate.remote(best.prompt, split, len(getattr(inputs.task, split)))
             evaluation: Evaluation = slow_result(request, service, f"the best prompt on {split}")
     return evaluation
@@ -134,11 +134,11 @@ class _Job:
         return records
 
     @contextlib.contextmanager
-    def service(self) -> Iterator[ActorHandle[Any]]:
+    def service(self, limited: bool = True) -> Iterator[ActorHandle[Any]]:
         """The evaluation service with its engines; closed at the end of the block.
 
         One engine per GPU that the cluster has or gets, or as many as the configuration wants; one on the CPU where
-        there is no GPU and none is wanted.
+        there is no GPU and none is wanted. ``limited``: whether ``--max-llm-calls`` holds.
         """
         spec, wanted, model = self._inputs.engine, self._config.engines, self._config.model
         on_gpu = spec.on_gpu and bool(wanted or ray.cluster_resources().get("GPU"))
@@ -148,10 +148,8 @@ class _Job:
             count=wanted or (None if on_gpu else 1), num_gpus=share if on_gpu else 0, in_flight=2 * model.max_num_seqs
         )
         ledger = self._folder.ledger_file.absolute()  # the actor has a working directory of its own
-        budget = self._budget
-        service = start_service(
-            ledger, self._inputs.task, spec.fingerprints, spec.make, engines, budget.limit, budget.reserve
-        )
+        limit, reserve = (self._budget.limit, self._budget.reserve) if limited else (0, 0)
+        service = start_service(ledger, self._inputs.task, spec.fingerprints, spec.make, engines, limit, reserve)
         if (copy := damaged_copy(ledger)).exists():
             self._tell(
                 Message(f"the ledger was damaged: what could not be read is asked again; the damaged file: {copy}")

@@ -14,7 +14,7 @@ from lipo_e_ray.progress import clock
 from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.search.schedule import Schedule
+from lipo_e_ray.search.schedule import OWN_SHARE, LimitedSchedule, Schedule
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.types import Batch, Evaluation, Observation, Origin, Prompt, Proposal, Request, RungResult
 
@@ -42,7 +42,7 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     what they leave buys more.
     """
     budget = divide(config, inputs)
-    written = min(budget.writing, round(config.ape.num_instructions / APE_YIELD))
+    written = min(budget.writing, _to_write(config))
     items = [Item("APE", f"~{round(written * APE_YIELD)} instructions", written)] if written else []
     brackets = forecast(make_schedule(config, inputs, budget, written), config)
     for bracket, calls in brackets:
@@ -88,35 +88,59 @@ def forecast(schedule: Schedule, config: RunConfig) -> list[tuple[Bracket, int]]
     return [(bracket, calls[bracket.index]) for bracket in hyperband.brackets]
 
 
-def gains(config: RunConfig, inputs: Inputs) -> list[str]:
-    """What the limit does not reach, and the next limit that does, one line each; nothing without a limit."""
-    if not config.max_llm_calls:
-        return []
-    lines, here = [], _reach(config, inputs)
-    goals = _reach(replace(config, max_llm_calls=0), inputs)
-    limit = config.max_llm_calls
-    while here != goals and limit < MOST_LIMIT:
-        limit = _round(limit * STEP)
-        there = _reach(replace(config, max_llm_calls=limit), inputs)
-        lines += [f"from about {limit:,} calls: {words}" for words in there - here if words in goals]
-        here |= there
+def summary(config: RunConfig, inputs: Inputs) -> list[str]:
+    """In a few lines, what a run does with its limit and what it does not reach; how many of the user's instructions
+    it tries, where that is not all."""
+    budget, lines = divide(config, inputs), list[str]()
+    if budget.limit:
+        lines.append(
+            f"{budget.limit:,} LLM calls at most: {budget.writing:,} to write instructions, "
+            f"{budget.for_search(budget.writing):,} to search, {TESTED * budget.test:,} for the test, {budget.reserve:,} "
+            "for calls that fail; what one does not need goes to the next"
+        )
+        lines += gains(config, inputs)
+    schedule = make_schedule(config, inputs, budget, budget.writing)
+    own = sum(source == "file" for source in inputs.instructions.values())
+    first = schedule.following([], schedule.limit or math.inf, False)
+    room = sum(math.ceil(OWN_SHARE * chunk) for chunk in first.chunks) if first else 0
+    if own > room:
+        lines.append(
+            f"{room} of your {own} instructions are tried without exemplars, the first ones; all of them may be used "
+            "with exemplars; raise --max-llm-calls to try more"
+        )
     return lines
 
 
-def _reach(config: RunConfig, inputs: Inputs) -> frozenset[str]:
-    """What a run does that a smaller limit may not pay for."""
-    items = plan_items(config, inputs)
-    n, tested = len(inputs.task.validation), len(inputs.task.test)
-    found = set()
-    if any(f" x {n}" in item.schedule.split(", ")[-1] for item in items if item.name.startswith("Hyperband")):
-        found.add(f"prompts race on all {n} validation examples")
-    if any(item.name.startswith(NAMES["invbo"]) for item in items):
-        found.add("InvBO writes new instructions")
-    if any(item.name == NAMES["baseline"] for item in items):
-        found.add("the instructions without exemplars race for the baseline")
-    if any(item.name == "test" and item.schedule.endswith(f" {tested}") for item in items):
-        found.add(f"the test has all {tested} examples")
-    return frozenset(found)
+def gains(config: RunConfig, inputs: Inputs) -> list[str]:
+    """What the limit does not reach, and about the next limit that does, one line each; nothing without a limit."""
+    lines, limit = [], config.max_llm_calls
+    here = _reach(config, inputs, limit)
+    missing = {words for words in _reach(config, inputs, MOST_LIMIT) if words not in here}
+    while missing and limit and limit < MOST_LIMIT:
+        limit = _round(limit * STEP)
+        there = _reach(config, inputs, limit)
+        lines += [f"not reached: {words} (from about {limit:,} calls on)" for words in there if words in missing]
+        missing -= set(there)
+    return lines
+
+
+def _reach(config: RunConfig, inputs: Inputs, limit: int) -> list[str]:
+    """What a run with that limit does, and one with a smaller limit may not."""
+    budget = divide(replace(config, max_llm_calls=limit), inputs)
+    schedule = make_schedule(config, inputs, budget, min(budget.writing, _to_write(config)))
+    found, n, tested = [], len(inputs.task.validation), len(inputs.task.test)
+    if not isinstance(schedule, LimitedSchedule) or schedule.ladder[-1] == n:
+        found.append(f"prompts race up to all {n} validation examples")
+    if config.invbo.iterations and (not isinstance(schedule, LimitedSchedule) or schedule.iterations):
+        found.append("InvBO's new instructions")
+    if config.test_share and budget.test == tested:
+        found.append(f"a test on all {tested} test examples")
+    return found
+
+
+def _to_write(config: RunConfig) -> int:
+    """Calls that APE probably takes."""
+    return round(config.ape.num_instructions / APE_YIELD) if config.ape.use else 0
 
 
 def _round(limit: float) -> int:

@@ -59,12 +59,7 @@ class ProposerRecipe:
         log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("lipo_e_ray").addHandler(log)
         return Proposer(
-            self._task,
-            self._config,
-            self._instructions,
-            self._latent,
-            fits=self._fits,
-            written=lambda: self._written,
+            self._task, self._config, self._instructions, self._latent, fits=self._fits, written=lambda: self._written
         )
 
     def _latent(self) -> tuple[LatentSpace, Inverter]:

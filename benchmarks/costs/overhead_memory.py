@@ -24,8 +24,8 @@ from lipo_e_ray.engine.embedded import ENCODER, resolve_encoder
 from lipo_e_ray.latent.encoder import TextEncoder
 from lipo_e_ray.latent.inversion import SearchInverter
 from lipo_e_ray.proposal.proposer import Proposer
-from lipo_e_ray.report.records import read
 from lipo_e_ray.report.html import write_report
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.arithmetic import generate_arithmetic

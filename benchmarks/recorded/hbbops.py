@@ -18,7 +18,8 @@ from benchmarks.recorded.rivals import joint_embeddings, passes
 from lipo_e_ray.proposal.acquisition import log_ei
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.types import Evaluation, Origin, Prompt, Proposal, Request
+from lipo_e_ray.search.schedule import FixedSchedule
+from lipo_e_ray.types import Batch, Evaluation, Origin, Prompt, Proposal, Request
 
 MIN_OBSERVED = 4  # at one fidelity, before a GP is fitted to it
 RANDOM = 0.1  # share of proposals
@@ -54,7 +55,7 @@ def hbbops(oracle: Oracle, seed: int) -> None:
             fitted[key] = _log_ei(x, list(observed[level]), list(observed[level].values()), rng)
         return max(free, key=lambda i: fitted[key][i])
 
-    def propose(request: Request) -> list[Proposal]:
+    def propose(request: Request) -> Batch:
         taken = {oracle.table.index(prompt) for prompt, _ in request.observed}
         proposals = []
         fidelity = ladder[request.bracket]
@@ -63,7 +64,7 @@ def hbbops(oracle: Oracle, seed: int) -> None:
             taken.add(chosen)
             observed[fidelity][chosen] = oracle.errors(chosen, fidelity) / fidelity
             proposals.append(Proposal(oracle.table.prompts[chosen], Origin("seed", request.stage, request.bracket)))
-        return proposals
+        return Batch(tuple(proposals))
 
     def evaluate(prompt: Prompt, n: int) -> Evaluation:
         evaluation = oracle.evaluate(prompt, n)
@@ -72,4 +73,4 @@ def hbbops(oracle: Oracle, seed: int) -> None:
 
     brackets = passes(oracle.n)
     ladder = {bracket.index: bracket.rungs[0].fidelity for bracket in brackets}
-    run_search(Hyperband(brackets, seed, overlap=0), propose, evaluate)
+    run_search(Hyperband(FixedSchedule(brackets), seed, overlap=0), propose, evaluate)

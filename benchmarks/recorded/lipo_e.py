@@ -14,9 +14,9 @@ from gpytorch.kernels import Kernel, ProductKernel
 from torch import Tensor
 
 from benchmarks.recorded.oracle import Oracle
-from benchmarks.recorded.rivals import B_MIN, ETA, joint_embeddings, passes
+from benchmarks.recorded.rivals import B_MIN, ETA, joint_embeddings
 from benchmarks.recorded.tables import OutcomeTable, TableEncoder
-from lipo_e_ray.config import PROFILES, HyperbandConfig, RunConfig
+from lipo_e_ray.config import PROFILES, HyperbandConfig, InvBOConfig, RunConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.posterior import PromptSpace
@@ -24,6 +24,7 @@ from lipo_e_ray.proposal.proposer import MIN_OBSERVED, Proposer
 from lipo_e_ray.proposal.sources import Grid
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
+from lipo_e_ray.search.schedule import Ending, LimitedSchedule
 from lipo_e_ray.surrogate.gp import Counts, HalfKernel, JointPromptGP
 from lipo_e_ray.surrogate.noise import BetaPrior, Blocks, Measurements, NoiseShares, measure
 from lipo_e_ray.types import Example, Prompt
@@ -103,6 +104,7 @@ class Variant:
     """What is other than in the package."""
 
     overlap: int = PROFILES["one-gpu"].hyperband.overlap
+    chunks: int = PROFILES["one-gpu"].hyperband.chunks
     random: float = PROFILES["one-gpu"].proposal.random_fraction
     make_gp: Callable[[int], JointPromptGP] = JointPromptGP
     raw: bool = False
@@ -118,15 +120,20 @@ VARIANTS: dict[str, Variant] = {
     "one kernel": Variant(make_gp=partial(JointPromptGP, make_kernel=one_kernel)),
     "raw embeddings": Variant(raw=True),
     "random proposals": Variant(random=1.0),
+    "whole rungs": Variant(chunks=1),
     "overlap 0": Variant(overlap=0),
     "overlap 4": Variant(overlap=4),
 }
 
 
 def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> None:
-    """The package's proposer and walk, pass after pass; the prompts of the grid are all there is."""
+    """The package's proposer and its walk within the oracle's budget; the prompts of the grid are all there is."""
     table = oracle.table
-    config = RunConfig(seed=seed, hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA))
+    config = RunConfig(
+        seed=seed,
+        hyperband=HyperbandConfig(b_min=B_MIN, eta=ETA, overlap=variant.overlap, chunks=variant.chunks),
+        invbo=InvBOConfig(iterations=0),
+    )
     used: PromptSpace = RawSpace(table) if variant.raw else space
     proposer = Proposer(
         table.task,
@@ -136,4 +143,5 @@ def lipo_e(oracle: Oracle, seed: int, space: LatentSpace, variant: Variant) -> N
         {"hyperband": [Grid(table.prompts, variant.random)]},
         variant.make_gp,
     )
-    run_search(Hyperband(passes(oracle.n), seed, overlap=variant.overlap), proposer.propose, oracle.evaluate)
+    schedule = LimitedSchedule(config, oracle.budget, Ending((), oracle.n, 0, B_MIN))
+    run_search(Hyperband(schedule, seed, variant.overlap), proposer.propose, oracle.evaluate)

@@ -22,7 +22,8 @@ from benchmarks.recorded.tables import OutcomeTable
 from lipo_e_ray.search.brackets import Bracket, hyperband_brackets
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.types import Origin, Proposal, Request
+from lipo_e_ray.search.schedule import FixedSchedule
+from lipo_e_ray.types import Batch, Origin, Proposal, Request
 
 B_MIN, ETA = 10, 2  # of Hyperband, as in HbBoPs
 PASSES = 3  # of Hyperband: more than any budget pays for
@@ -53,23 +54,27 @@ def successive_halving(oracle: Oracle, seed: int) -> None:
     oracle.errors(alive[0], oracle.n)
 
 
-def passes(n: int) -> list[Bracket]:
+def passes(n: int) -> tuple[Bracket, ...]:
     """Hyperband again and again."""
     length = len(hyperband_brackets(n, B_MIN, ETA))
-    return [bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * length)]
+    return tuple(
+        bracket for i in range(PASSES) for bracket in hyperband_brackets(n, B_MIN, ETA, first_index=i * length)
+    )
 
 
 def hyperband_random(oracle: Oracle, seed: int) -> None:
     """Hyperband (Li et al. 2018) with random proposals, each prompt once."""
     order = iter(np.random.default_rng(seed).permutation(len(oracle.table.prompts)))
 
-    def propose(request: Request) -> list[Proposal]:
-        return [
-            Proposal(oracle.table.prompts[i], Origin("seed", request.stage, request.bracket))
-            for i, _ in zip(order, range(request.count), strict=False)
-        ]
+    def propose(request: Request) -> Batch:
+        return Batch(
+            tuple(
+                Proposal(oracle.table.prompts[i], Origin("seed", request.stage, request.bracket))
+                for i, _ in zip(order, range(request.count), strict=False)
+            )
+        )
 
-    run_search(Hyperband(passes(oracle.n), seed, overlap=0), propose, oracle.evaluate)
+    run_search(Hyperband(FixedSchedule(passes(oracle.n)), seed, overlap=0), propose, oracle.evaluate)
 
 
 def tpe(oracle: Oracle, seed: int) -> None:

@@ -42,9 +42,9 @@ RIVALS: dict[str, Callable[[Oracle, int], None]] = {
     "TPE": tpe,
     "HbBoPs": hbbops,
 }
-SHARES = (0.25, 0.5, 1.0)  # of the budget
-BY_BUDGET = {"TRIPLE-SH"}  # a search that plans for its whole budget: one for each share
-CURVE = np.linspace(0, 1, 51)[1:]
+SHARES = (0.06, 0.12, 0.25, 0.5, 1.0)  # of the budget: 300, 600, 1,250, 2,500 and 5,000 calls
+BY_BUDGET = {"TRIPLE-SH", *VARIANTS}  # a search that plans for its whole budget: one for each share
+CURVE = np.unique(np.concatenate([np.linspace(0, 1, 51)[1:], SHARES]).round(6))
 
 Job = tuple[str, str, int]  # table, method, seed
 
@@ -60,7 +60,7 @@ def _space(path: Path, folder: Path) -> LatentSpace:
 
 
 def search(job: Job, tables: Path, folder: Path) -> np.ndarray:
-    """Normalised validation and test error at every share of ``CURVE``, (2, 50)."""
+    """Normalised validation and test error at every share of ``CURVE``, (2, len(CURVE))."""
     name, method, seed = job
     path = tables / f"{name}.safetensors"
 
@@ -94,7 +94,7 @@ def whole_tables(folder: Path) -> list[str]:
 def compare(
     tables: Path, names: Sequence[str], methods: Sequence[str], seeds: int, processes: int
 ) -> dict[str, np.ndarray]:
-    """Method -> (tables, seeds, 2, 50)."""
+    """Method -> (tables, seeds, 2, len(CURVE))."""
     jobs = [(name, method, seed) for name in names for method in methods for seed in range(seeds)]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(processes, context, _one_thread) as pool:

@@ -10,7 +10,6 @@ import numpy as np
 
 from lipo_e_ray.types import Example
 
-
 SMALL_SETS = 0.2
 """Share of random sets with fewer than three quarters of the exemplars that a prompt may have, 0 included. Of the best
 prompts of every task so far almost all had 6 to 8 of 8 exemplars (docs/log.md)."""

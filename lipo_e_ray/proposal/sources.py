@@ -9,9 +9,9 @@ import numpy as np
 
 from lipo_e_ray.proposal.candidates import Candidate, SearchState
 from lipo_e_ray.proposal.exemplars import ExemplarPool
+from lipo_e_ray.search.schedule import OWN_SHARE, SHIPPED_SHARE
 from lipo_e_ray.types import Prompt
 
-OWN_SHARE, SHIPPED_SHARE = 0.5, 0.25  # of a chunk of the first bracket
 ATTEMPTS = 100  # random draws for each prompt wanted; when they find no new one, the space counts as exhausted
 
 

@@ -78,7 +78,9 @@ class TwoStage:
         best: list[Prompt] = []
         for _ in range(CLIMBS):
             edits = [
-                Prompt(prompt.instruction, self._pool.edit(prompt.exemplars, rng)) for prompt in start for _ in range(EDITS)
+                Prompt(prompt.instruction, self._pool.edit(prompt.exemplars, rng))
+                for prompt in start
+                for _ in range(EDITS)
             ]
             candidates = state.new([*best, *edits])
             if not candidates:

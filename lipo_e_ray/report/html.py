@@ -16,9 +16,9 @@ from pathlib import Path
 from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.report.analysis import Part, new_instructions, parts, top_prompts, ways
-from lipo_e_ray.report.records import Records, ScoredPrompt, read_folder
 from lipo_e_ray.report.answer import PLACEHOLDER, final_line
 from lipo_e_ray.report.plots import SOURCE_NAMES, STAGE_NAMES, draw
+from lipo_e_ray.report.records import Records, ScoredPrompt, read_folder
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.rendering import render
 

@@ -141,7 +141,9 @@ class Hyperband:
         action = _evaluate(race) if race else None
         by_id = {evaluation.observation.prompt_id: evaluation for evaluation in evaluations}
         if not race or not action or step != action.step or list(by_id) != [prompt.id for prompt in action.prompts]:
-            raise ValueError(f"expected {action or self.actions()}, got step {step} of bracket {bracket}: {list(by_id)}")
+            raise ValueError(
+                f"expected {action or self.actions()}, got step {step} of bracket {bracket}: {list(by_id)}"
+            )
         if any(e.observation.evaluated + e.failed != action.fidelity for e in evaluations):
             raise ValueError(f"expected {action.fidelity} examples evaluated or failed, got {list(evaluations)}")
         for prompt in race.entrants:
@@ -193,7 +195,9 @@ class Hyperband:
     def _advance(self) -> None:
         """Ask for the next chunk, once all that its proposals depend on is there; then for the next one."""
         while self._waiting is None:
-            chunks = [(race.start + len(race.proposed) - self._lag, i) for i, race in enumerate(self._races) if race.wanted]
+            chunks = [
+                (race.start + len(race.proposed) - self._lag, i) for i, race in enumerate(self._races) if race.wanted
+            ]
             opening = [] if self._closing else [(self._next_start, len(self._races))]
             if not chunks and not opening:
                 if all(race.over for race in self._races) and self._close():
@@ -239,8 +243,9 @@ class Hyperband:
             running |= {prompt.id: prompt for prompt in other.running_after(self._steps_at(other, tick))}
         first = sum(map(len, race.proposed))
         observed = tuple(self._history_at(tick).observed())
-        self._waiting = race, Request(
-            race.bracket.stage, race.bracket.index, race.wanted, observed, tuple(running.values()), first
+        self._waiting = (
+            race,
+            Request(race.bracket.stage, race.bracket.index, race.wanted, observed, tuple(running.values()), first),
         )
 
     def _steps_at(self, race: Race, tick: int) -> int:
@@ -258,7 +263,9 @@ class Hyperband:
         if tick is None:
             return left - self._history.calls
         steps = [(race, self._steps_at(race, tick)) for race in self._races]
-        pending = sum(race.bracket.cost(n) for race, n in steps if race.running_after(n) or (race.wanted and not race.rungs))
+        pending = sum(
+            race.bracket.cost(n) for race, n in steps if race.running_after(n) or (race.wanted and not race.rungs)
+        )
         return left - pending - self._history_at(tick).calls
 
     def _history_at(self, tick: int) -> History:

@@ -114,9 +114,7 @@ class Race:
         self.promoted = tuple(prompt for prompt, _ in entries if prompt.id in promoted)
         return self.rungs[-1]
 
-    def _promoted(
-        self, entries: Sequence[tuple[Prompt, Evaluation]], seed: str, gate: Evaluation | None
-    ) -> set[str]:
+    def _promoted(self, entries: Sequence[tuple[Prompt, Evaluation]], seed: str, gate: Evaluation | None) -> set[str]:
         above = len(self.rungs) + 1
         if above == len(self.bracket.rungs):
             return set()
@@ -176,7 +174,8 @@ class History:
                 if self._charged[key] == fidelity:
                     widest[key] = (fidelity, prompt, observation)
         order = sorted(
-            widest.values(), key=lambda entry: (-entry[0], entry[2].errors, digest("incumbent", self._seed, entry[1].id))
+            widest.values(),
+            key=lambda entry: (-entry[0], entry[2].errors, digest("incumbent", self._seed, entry[1].id)),
         )
         return [(prompt, observation) for _, prompt, observation in order]
 

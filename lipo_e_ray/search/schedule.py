@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 from lipo_e_ray.config import RunConfig
@@ -14,14 +15,14 @@ from lipo_e_ray.types import Prompt
 Entry = tuple[Bracket, list[Prompt]]
 """A bracket of prompts that are known already, and these prompts."""
 
+OWN_SHARE, SHIPPED_SHARE = 0.5, 0.25  # of a chunk of the first bracket: instructions without exemplars, at most
 MIN_CHUNK = 4  # prompts that are proposed together, at least
 FINALISTS = 4
-FINAL_SHARE = 0.2  # of a limit, kept for the finalists
+FINAL_SHARE = 0.2  # of a limit, kept for the races at the end, if they cost so much
 FURTHER = 1.25  # finalists see at least so many times as many examples as before; else fewer of them go on
 BASELINE_START = 64  # examples from which the last plain instructions race: on 16, the demo's best seed was lost
-BASELINE_SHARE = 0.1  # of a limit, at most, for that race
-WIDEST_SHARE = 0.5  # of a limit: the top rung is the highest at which Hyperband's widest bracket costs no more
 INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
+LEAST_ITERATIONS = 3  # of InvBO: one or two are better spent on races (docs/log.md)
 LEAST_WIDTH = 4  # prompts of a bracket that is worth while
 
 
@@ -102,6 +103,13 @@ class Ending:
             entry = self._finalists(len(opened), left, history)
         return entry
 
+    @property
+    def most(self) -> float:
+        """Evaluations that both races cost at most."""
+        none = History("")
+        entry = self._for_baseline(0, self.baseline, none)
+        return (entry[0].cost() if entry else 0) + FINALISTS * (self.top + self.fresh)
+
     def _for_baseline(self, index: int, budget: float, history: History) -> Entry | None:
         """The longest race among the plain instructions that ``budget`` pays for."""
         known = sorted(self.plain, key=history.rate)
@@ -151,40 +159,66 @@ class LimitedSchedule:
     rewriting: int = 0
     brackets: int = 0
 
+    @cached_property
+    def kept(self) -> float:
+        """What of the limit is left for ``ending``."""
+        return min(FINAL_SHARE * self.limit, self.ending.most)
+
+    @cached_property
+    def ladder(self) -> tuple[int, ...]:
+        """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each costs
+        as much as the widest one that ends with a single prompt."""
+        eta = self.config.hyperband.eta
+        whole = fidelities(self.ending.top, self.config.hyperband.b_min, eta)
+        for top in range(len(whole), 2, -1):
+            race = self._bracket(0, whole[:top], eta ** (top - 1))
+            if (top - 1) * race.cost() <= self.limit - self.kept:
+                return whole[:top]
+        return whole[:2]
+
+    @cached_property
+    def iterations(self) -> int:
+        """InvBO's, as many as ``INVBO_SHARE`` of the limit pays for."""
+        price = invbo_bracket(self.config, self.ladder, 0).cost() + self.rewriting
+        most = min(self.config.invbo.iterations, int(INVBO_SHARE * self.limit // price))
+        return most if most >= min(LEAST_ITERATIONS, self.config.invbo.iterations) else 0
+
     def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
         """See ``Schedule``.
 
-        The top rung is the highest one of the ladder up to which Hyperband's widest bracket costs at most
-        ``WIDEST_SHARE`` of the limit. Hyperband's brackets up to it follow one another, pass after pass, each as wide
-        as what is left pays for. After the first pass come InvBO's iterations, as many as ``INVBO_SHARE`` pays for.
-        ``FINAL_SHARE`` of the limit is left for ``ending``.
+        First there is a bracket from each rung of ``ladder`` but the top one on, the lowest first, as in Hyperband; all
+        of them get an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
+        as long as one of ``LEAST_WIDTH`` prompts can be paid.
         """
-        spare = left - FINAL_SHARE * self.limit
+        spare = left - self.kept
         if exhausted:
             return None
-        ladder = self._ladder()
-        passed = sum(bracket.stage == "hyperband" for bracket in opened)
-        iterated = len(opened) - passed
-        invbo = invbo_bracket(self.config, ladder, len(opened))
+        races = sum(bracket.stage == "hyperband" for bracket in opened)
+        iterated = len(opened) - races
+        ahead = len(self.ladder) - 1 - races
+        invbo = invbo_bracket(self.config, self.ladder, len(opened))
         price = invbo.cost() + self.rewriting
-        most = min(self.config.invbo.iterations, int(INVBO_SHARE * self.limit // price))
-        if passed >= len(ladder) and iterated < most and price <= spare:
+        if ahead <= 0 and iterated < self.iterations and price <= spare:
             return invbo
-        for s in range(len(ladder) - 1 - passed % len(ladder), -1, -1):
-            bracket = self._bracket(ladder, s, len(opened)).narrowed(spare)
+        share = (spare - (self.iterations - iterated) * price) / ahead if ahead > 0 else spare
+        start = races % (len(self.ladder) - 1)
+        for low in range(start, -1, -1):
+            bracket = self._widest(len(opened), self.ladder[low:], share)
             if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
                 return bracket
         return None
 
-    def _ladder(self) -> tuple[int, ...]:
-        ladder = fidelities(self.ending.top, self.config.hyperband.b_min, self.config.hyperband.eta)
-        tops = range(len(ladder), 1, -1)
-        share = WIDEST_SHARE * self.limit
-        affordable = (ladder[:top] for top in tops if self._bracket(ladder[:top], top - 1, 0).cost() <= share)
-        return next(affordable, ladder[:2])
+    def _widest(self, index: int, ladder: tuple[int, ...], budget: float) -> Bracket | None:
+        """The widest bracket on ``ladder`` that costs at most ``budget``."""
+        width = int(budget // ladder[0])  # so many prompts cost more than the budget, or just the first rung
+        while width > 0 and self._bracket(index, ladder, width).cost() > budget:
+            width -= 1
+        return self._bracket(index, ladder, width) if width > 0 else None
 
-    def _bracket(self, ladder: tuple[int, ...], s: int, index: int) -> Bracket:
-        return chunked(hyperband_bracket(ladder, s, self.config.hyperband.eta, index), self.config.hyperband.chunks)
+    def _bracket(self, index: int, ladder: tuple[int, ...], width: int) -> Bracket:
+        eta = self.config.hyperband.eta
+        rungs = tuple(Rung(max(1, width // eta**i), n) for i, n in enumerate(ladder))
+        return chunked(Bracket(index, "hyperband", len(ladder) - 1, rungs), self.config.hyperband.chunks)
 
     def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
         """See ``Schedule``."""

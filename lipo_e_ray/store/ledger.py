@@ -152,7 +152,9 @@ class Ledger:
             return
         with self._db.transaction():
             self._insert_prompts(p.prompt for p in batch.proposals)
-            self._db.insert("batches (bracket, first, proposals, written)", [(bracket, first, len(rows), batch.written)])
+            self._db.insert(
+                "batches (bracket, first, proposals, written)", [(bracket, first, len(rows), batch.written)]
+            )
             self._db.insert("proposals (bracket, position, prompt_id, source, stage, cosine, info)", rows)
 
     def record_rung(self, result: RungResult) -> None:

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from lipo_e_ray.report.analysis import best_over_calls, coverage, new_instructions, parts, predictions, stage_spans, top_prompts
+from lipo_e_ray.report.analysis import (
+    best_over_calls,
+    coverage,
+    new_instructions,
+    parts,
+    predictions,
+    stage_spans,
+    top_prompts,
+)
 from lipo_e_ray.report.records import read
 from lipo_e_ray.report.statistics import Paired, Rate
 from lipo_e_ray.store.ledger import Ledger

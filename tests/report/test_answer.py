@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.report.records import read
 from lipo_e_ray.report.answer import best_prompt_document, final_line
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import LipoError
 

@@ -3,8 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lipo_e_ray.report.records import read
 from lipo_e_ray.report.plots import best_plot, calibration_plot, draw, latent_plot, loss_plot
+from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import Fingerprints
 
