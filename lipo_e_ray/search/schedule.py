@@ -23,6 +23,7 @@ FURTHER = 1.25  # finalists see at least so many times as many examples as befor
 BASELINE_START = 64  # examples from which the last plain instructions race: on 16, the demo's best seed was lost
 INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
 LEAST_ITERATIONS = 3  # of InvBO: one or two are better spent on races (docs/log.md)
+LEAST_STEP = 1.4  # from the last rung but one to all examples; else that rung is left out
 LEAST_WIDTH = 4  # prompts of a bracket that is worth while
 
 
@@ -169,7 +170,7 @@ class LimitedSchedule:
         """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each costs
         as much as the widest one that ends with a single prompt."""
         eta = self.config.hyperband.eta
-        whole = fidelities(self.ending.top, self.config.hyperband.b_min, eta)
+        whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
         for top in range(len(whole), 2, -1):
             race = self._bracket(0, whole[:top], eta ** (top - 1))
             if (top - 1) * race.cost() <= self.limit - self.kept:
@@ -195,14 +196,14 @@ class LimitedSchedule:
             return None
         races = sum(bracket.stage == "hyperband" for bracket in opened)
         iterated = len(opened) - races
-        ahead = len(self.ladder) - 1 - races
+        starts = max(1, len(self.ladder) - 1)
+        ahead = starts - races
         invbo = invbo_bracket(self.config, self.ladder, len(opened))
         price = invbo.cost() + self.rewriting
         if ahead <= 0 and iterated < self.iterations and price <= spare:
             return invbo
         share = (spare - (self.iterations - iterated) * price) / ahead if ahead > 0 else spare
-        start = races % (len(self.ladder) - 1)
-        for low in range(start, -1, -1):
+        for low in range(races % starts, -1, -1):
             bracket = self._widest(len(opened), self.ladder[low:], share)
             if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
                 return bracket
@@ -227,6 +228,19 @@ class LimitedSchedule:
     def cost_after(self, opened: int) -> int:
         """See ``Schedule``: not known."""
         return 0
+
+
+def rising(n: int, b_min: int, eta: int) -> tuple[int, ...]:
+    """A ladder from the bottom: ``b_min`` examples, each higher rung ``eta`` times as many, ``n`` on top.
+
+    With a small limit the first rung takes most of the calls, so it has no more examples than it must. (``fidelities``
+    begins at the top; its first rung may have almost ``eta`` times ``b_min``.)
+    """
+    ladder = [b_min]
+    while ladder[-1] * eta < n:
+        ladder.append(ladder[-1] * eta)
+    close = len(ladder) > 1 and ladder[-1] * eta > n * LEAST_STEP
+    return (*(ladder[:-1] if close else ladder), n) if ladder[-1] < n else tuple(ladder)
 
 
 def full_schedule(config: RunConfig, ending: Ending) -> FixedSchedule:
