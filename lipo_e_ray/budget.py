@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.inputs import Inputs
 from lipo_e_ray.instructions.induction import most_calls
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
-from lipo_e_ray.search.schedule import Ending, LimitedSchedule, Schedule, full_schedule
+from lipo_e_ray.search.schedule import Ending, LimitedSchedule, Schedule, full_schedule, more_iterations
+from lipo_e_ray.store.run_folder import Spending
 from lipo_e_ray.types import InputError, Prompt
 
 BASELINE_SHARE = 0.1  # of a limit, at most, for the race that finds the baseline
@@ -45,6 +47,11 @@ def divide(config: RunConfig, inputs: Inputs) -> Budget:
     return Budget(limit, min(writing, int(WRITING_SHARE * limit)), test, reserve)
 
 
+def first_budget(config: RunConfig, inputs: Inputs, earlier: Sequence[Spending]) -> Budget:
+    """The budget that the run began with, whose share for writing decides how many instructions there are."""
+    return divide(replace(config, max_llm_calls=earlier[0].max_llm_calls) if earlier else config, inputs)
+
+
 def plain_prompts(inputs: Inputs) -> tuple[Prompt, ...]:
     """The user's first instruction, which is the baseline; without one, the shipped ones. Those that fit the model."""
     for source in ("file", "seed"):
@@ -54,9 +61,22 @@ def plain_prompts(inputs: Inputs) -> tuple[Prompt, ...]:
     return ()
 
 
-def make_schedule(config: RunConfig, inputs: Inputs, budget: Budget, written: int) -> Schedule:
-    """The schedule of a search after ``written`` calls of APE."""
-    limit, task = budget.for_search(written), inputs.task
+def make_schedules(config: RunConfig, inputs: Inputs, written: int, earlier: Sequence[Spending] = ()) -> list[Schedule]:
+    """The schedules of a search after ``written`` calls of APE: one for each time that the run was given more."""
+    schedules: list[Schedule] = []
+    before, iterations = 0, 0
+    for stage in (*earlier, Spending.of(config)):
+        own = replace(
+            config, max_llm_calls=stage.max_llm_calls, invbo=replace(config.invbo, iterations=stage.iterations)
+        )
+        schedules.append(_schedule(own, inputs, written, before, iterations if schedules else None))
+        before, iterations = schedules[-1].limit, stage.iterations
+    return schedules
+
+
+def _schedule(config: RunConfig, inputs: Inputs, written: int, before: int, iterated: int | None) -> Schedule:
+    """``before`` and ``iterated``: the limit of the schedule before, and its iterations; 0 and ``None`` for none."""
+    limit, task = divide(config, inputs).for_search(written), inputs.task
     ending = Ending(
         plain_prompts(inputs),
         len(task.validation),
@@ -64,9 +84,11 @@ def make_schedule(config: RunConfig, inputs: Inputs, budget: Budget, written: in
         config.hyperband.b_min,
         BASELINE_SHARE * limit if limit else math.inf,
     )
-    if not limit:
-        return full_schedule(config, ending)
-    return LimitedSchedule(config, limit, ending, config.invbo.q * MAX_REQUESTS)
+    if config.max_llm_calls:
+        return LimitedSchedule(config, limit, ending, config.invbo.q * MAX_REQUESTS, before)
+    if iterated is not None and not before:
+        return more_iterations(config, ending, iterated)
+    return full_schedule(config, ending)
 
 
 def check_limit(config: RunConfig, inputs: Inputs) -> None:
@@ -80,6 +102,6 @@ def check_limit(config: RunConfig, inputs: Inputs) -> None:
 
 
 def _can_race(config: RunConfig, inputs: Inputs, limit: int) -> bool:
-    budget = divide(replace(config, max_llm_calls=limit), inputs)
-    schedule = make_schedule(config, inputs, budget, budget.writing)
+    config = replace(config, max_llm_calls=limit)
+    [schedule] = make_schedules(config, inputs, divide(config, inputs).writing)
     return schedule.limit > 0 and schedule.following([], schedule.limit, False) is not None

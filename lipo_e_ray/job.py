@@ -17,7 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from lipo_e_ray.budget import check_limit, divide, make_schedule
+from lipo_e_ray.budget import check_limit, divide, first_budget, make_schedules
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.calls import reason_of, result, slow_result
@@ -178,7 +178,10 @@ class _Job:
                 asked += len(chats)
                 return _generated(service, chats, samplings, "ape", "the model's instructions")
 
-            holds, most = self._inputs.context.holds, self._budget.writing
+            holds, most = (
+                self._inputs.context.holds,
+                first_budget(config, self._inputs, self._folder.earlier_spending()).writing,
+            )
             written = generate_instructions(generate, self._inputs.task, config.ape, config.seed, holds, most)
             instructions |= {text: "ape" for text in written if text not in instructions}
             self._tell(Message(f"{len(written)} instructions from {asked} answers of the model"))
@@ -187,8 +190,8 @@ class _Job:
     def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> str:
         """Why the search ended before its end; empty where it did not."""
         config = self._config
-        schedule = make_schedule(config, self._inputs, self._budget, paid)
-        hyperband = Hyperband(schedule, config.seed, config.hyperband.overlap)
+        schedules = make_schedules(config, self._inputs, paid, self._folder.earlier_spending())
+        hyperband = Hyperband(schedules, config.seed, config.hyperband.overlap)
         here = ray.get_runtime_context().get_node_id()
         on_gpu = config.model.tensor_parallel == 1 and any(
             node["NodeID"] == here and node["Resources"].get("GPU", 0) for node in ray.nodes()
@@ -198,12 +201,9 @@ class _Job:
         self._tell(Message(f"searching over {len(instructions)} instructions"))
         spent = ""
 
-        def reached(position: Position) -> None:
-            self._watch.reached(position)
-
         self._watch.reached(hyperband.position())
         try:
-            tune_search(hyperband, service, bo, self._folder.path, reached, self._watch.ask, self._deadline)
+            tune_search(hyperband, service, bo, self._folder.path, self._watch.reached, self._watch.ask, self._deadline)
         except SpentError as error:  # more calls than the reserve were lost, or have to be asked again
             spent = str(error)
         bo.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lipo_e_ray.budget import TESTED, check_limit, divide, make_schedule
+from lipo_e_ray.budget import TESTED, check_limit, divide, make_schedules
 from lipo_e_ray.config import PROFILES, RunConfig
 from lipo_e_ray.inputs import Inputs
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
@@ -44,7 +45,7 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     budget = divide(config, inputs)
     written = min(budget.writing, _to_write(config))
     items = [Item("APE", f"~{round(written * APE_YIELD)} instructions", written)] if written else []
-    brackets = forecast(make_schedule(config, inputs, budget, written), config)
+    brackets = forecast(make_schedules(config, inputs, written), config)
     for bracket, calls in brackets:
         rungs = ", ".join(f"{rung.size} x {rung.fidelity}" for rung in bracket.rungs)
         name = f"Hyperband s={bracket.s}" if bracket.stage == "hyperband" else NAMES[bracket.stage]
@@ -60,7 +61,7 @@ def plan_items(config: RunConfig, inputs: Inputs) -> list[Item]:
     return items
 
 
-def forecast(schedule: Schedule, config: RunConfig) -> list[tuple[Bracket, int]]:
+def forecast(schedules: Sequence[Schedule], config: RunConfig) -> list[tuple[Bracket, int]]:
     """Every bracket of a walk whose prompts are all right half of the time, with the calls that it is charged."""
     rewriting = config.invbo.q * MAX_REQUESTS
     calls: dict[int, int] = {}
@@ -75,7 +76,7 @@ def forecast(schedule: Schedule, config: RunConfig) -> list[tuple[Bracket, int]]
     def evaluate(prompt: Prompt, n: int) -> Evaluation:
         return Evaluation(Observation(prompt.id, n // 2, n), 0, 0)
 
-    hyperband = Hyperband(schedule, config.seed, config.hyperband.overlap)
+    hyperband = Hyperband(schedules, config.seed, config.hyperband.overlap)
     before = 0
 
     def on_rung(results: list[RungResult]) -> None:
@@ -99,7 +100,7 @@ def summary(config: RunConfig, inputs: Inputs) -> list[str]:
             "for calls that fail; what one does not need goes to the next"
         )
         lines += gains(config, inputs)
-    schedule = make_schedule(config, inputs, budget, budget.writing)
+    [schedule] = make_schedules(config, inputs, budget.writing)
     own = sum(source == "file" for source in inputs.instructions.values())
     first = schedule.following([], schedule.limit or math.inf, False)
     room = sum(math.ceil(OWN_SHARE * chunk) for chunk in first.chunks) if first else 0
@@ -126,8 +127,9 @@ def gains(config: RunConfig, inputs: Inputs) -> list[str]:
 
 def _reach(config: RunConfig, inputs: Inputs, limit: int) -> list[str]:
     """What a run with that limit does, and one with a smaller limit may not."""
-    budget = divide(replace(config, max_llm_calls=limit), inputs)
-    schedule = make_schedule(config, inputs, budget, min(budget.writing, _to_write(config)))
+    config = replace(config, max_llm_calls=limit)
+    budget = divide(config, inputs)
+    [schedule] = make_schedules(config, inputs, min(budget.writing, _to_write(config)))
     found, n, tested = [], len(inputs.task.validation), len(inputs.task.test)
     if not isinstance(schedule, LimitedSchedule) or schedule.ladder[-1] == n:
         found.append(f"prompts race up to all {n} validation examples")

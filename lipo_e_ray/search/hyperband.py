@@ -9,7 +9,7 @@ a proposal, a gate or a budget may depend on; a result that arrives earlier than
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.search.race import History, Race
@@ -75,12 +75,16 @@ class Hyperband:
     ``e`` on the same ``f`` examples by at most ``sqrt(e * (f - e) / f)``: one standard error of the paired difference
     of two prompts with the incumbent's error rate and a correlation of 1/2.
 
+    With several schedules each begins when the one before it is over: a run that was given more to spend goes on from
+    where it would have ended.
+
     A bracket of stage ``baseline`` or ``final`` opens when all before it are over, and asks for no proposals: its
     prompts are those that ``schedule`` names.
     """
 
-    def __init__(self, schedule: Schedule, seed: int, overlap: int = 1) -> None:
-        self._schedule = schedule
+    def __init__(self, schedule: Schedule | Sequence[Schedule], seed: int, overlap: int = 1) -> None:
+        self._schedules = list(schedule) if isinstance(schedule, Sequence) else [schedule]
+        self._first = 0  # of the present schedule's brackets
         self._overlap = overlap
         self._seed = str(seed)
         self._history = History(self._seed)
@@ -186,7 +190,7 @@ class Hyperband:
             rungs=len(race.bracket.rungs),
             fidelity=race.bracket.rungs[rung].fidelity,
             done=calls,
-            planned=self._schedule.limit or calls + ahead + self._schedule.cost_after(len(self._races)),
+            planned=self._schedule.limit or calls + ahead + self._schedule.cost_after(len(self._races) - self._first),
             incumbent=self.incumbent(),
         )
 
@@ -200,7 +204,7 @@ class Hyperband:
             ]
             opening = [] if self._closing else [(self._next_start, len(self._races))]
             if not chunks and not opening:
-                if all(race.over for race in self._races) and self._close():
+                if all(race.over for race in self._races) and (self._close() or self._next_schedule()):
                     continue
                 return
             tick, i = min(chunks + opening)
@@ -216,10 +220,11 @@ class Hyperband:
 
     def _open(self, tick: int) -> Race | None:
         """The next bracket that proposes; ``None`` when there is no further one."""
-        bracket = self._schedule.following([race.bracket for race in self._races], self._left(tick), self._exhausted)
+        bracket = self._schedule.following(self._opened(), self._left(tick), self._exhausted)
         if bracket is None:
             self._closing = True
             return None
+        bracket = replace(bracket, index=len(self._races))
         best = self._history_at(tick).incumbent() if bracket.stage == "invbo" else None
         race = Race(bracket, tick, best[0] if best else None)
         self._races.append(race)
@@ -228,14 +233,34 @@ class Hyperband:
 
     def _close(self) -> bool:
         """Open the next bracket of prompts that are known already; ``False`` when there is none."""
-        brackets = [race.bracket for race in self._races]
-        found = self._schedule.closing(brackets, self._left(None), self._history)
+        found = self._schedule.closing(self._opened(), self._left(None), self._history)
         if found is None:
             return False
         bracket, prompts = found
-        start = max((race.start + race.bracket.steps for race in self._races), default=0)
-        self._races.append(Race(bracket, start, proposed=[tuple(prompts)]))
+        bracket = replace(bracket, index=len(self._races))
+        self._races.append(Race(bracket, self._end(), proposed=[tuple(prompts)]))
         return True
+
+    def _next_schedule(self) -> bool:
+        """Go on with the next schedule; ``False`` when there is none."""
+        if len(self._schedules) == 1:
+            return False
+        del self._schedules[0]
+        self._first, self._next_start = len(self._races), self._end()
+        self._closing = self._exhausted = False
+        return True
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self._schedules[0]
+
+    def _opened(self) -> list[Bracket]:
+        """The present schedule's brackets, numbered from 0."""
+        return [replace(race.bracket, index=i) for i, race in enumerate(self._races[self._first :])]
+
+    def _end(self) -> int:
+        """The tick at which everything opened so far is over."""
+        return max((race.start + race.bracket.steps for race in self._races), default=0)
 
     def _ask(self, race: Race, tick: int) -> None:
         running: dict[str, Prompt] = {}

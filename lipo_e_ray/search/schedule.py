@@ -151,19 +151,20 @@ class Ending:
 @dataclass(frozen=True)
 class LimitedSchedule:
     """Brackets that ``limit`` pays for: see ``following``. ``rewriting``: calls, at most, for the texts of an
-    iteration of InvBO.
+    iteration of InvBO. ``before``: what of the limit an earlier schedule of the same run had.
     """
 
     config: RunConfig
     limit: int
     ending: Ending
     rewriting: int = 0
+    before: int = 0
     brackets: int = 0
 
     @cached_property
     def kept(self) -> float:
         """What of the limit is left for ``ending``."""
-        return min(FINAL_SHARE * self.limit, self.ending.most)
+        return min(FINAL_SHARE * (self.limit - self.before), self.ending.most)
 
     @cached_property
     def ladder(self) -> tuple[int, ...]:
@@ -173,7 +174,7 @@ class LimitedSchedule:
         whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
         for top in range(len(whole), 2, -1):
             race = self._bracket(0, whole[:top], eta ** (top - 1))
-            if (top - 1) * race.cost() <= self.limit - self.kept:
+            if (top - 1) * race.cost() <= self.limit - self.before - self.kept:
                 return whole[:top]
         return whole[:2]
 
@@ -181,7 +182,7 @@ class LimitedSchedule:
     def iterations(self) -> int:
         """InvBO's, as many as ``INVBO_SHARE`` of the limit pays for."""
         price = invbo_bracket(self.config, self.ladder, 0).cost() + self.rewriting
-        most = min(self.config.invbo.iterations, int(INVBO_SHARE * self.limit // price))
+        most = min(self.config.invbo.iterations, int(INVBO_SHARE * (self.limit - self.before) // price))
         return most if most >= min(LEAST_ITERATIONS, self.config.invbo.iterations) else 0
 
     def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
@@ -228,6 +229,13 @@ class LimitedSchedule:
     def cost_after(self, opened: int) -> int:
         """See ``Schedule``: not known."""
         return 0
+
+
+def more_iterations(config: RunConfig, ending: Ending, before: int) -> FixedSchedule:
+    """InvBO's iterations beyond the first ``before`` ones, which an earlier schedule had."""
+    ladder = fidelities(ending.top, config.hyperband.b_min, config.hyperband.eta)
+    brackets = (invbo_bracket(config, ladder, i) for i in range(config.invbo.iterations - before))
+    return FixedSchedule(tuple(brackets), 0, ending)
 
 
 def rising(n: int, b_min: int, eta: int) -> tuple[int, ...]:

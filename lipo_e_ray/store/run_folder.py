@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,19 @@ GROWING = {"max_llm_calls", "invbo.iterations"}  # more of these only adds to wh
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a run was to spend: ``max_llm_calls`` and ``iterations`` of its configuration."""
+
+    max_llm_calls: int
+    iterations: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Spending:
+        """Of a configuration."""
+        return cls(config.max_llm_calls, config.invbo.iterations)
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Paths of one run. Creating the object touches nothing; ``claim`` does."""
 
@@ -35,6 +48,10 @@ class RunFolder:
     @property
     def ledger_file(self) -> Path:
         return self.path / "ledger.sqlite"
+
+    @property
+    def spending_file(self) -> Path:
+        return self.path / "spending.json"
 
     @property
     def best_prompt_file(self) -> Path:
@@ -119,15 +136,34 @@ class RunFolder:
             ) from None
         try:
             if self.config_file.exists():
-                self._check_extends(self.load_config(), config)
+                recorded = self.load_config()
+                self._check_extends(recorded, config)
+                self._remember(recorded, config)
             self._keep(task)
         except InputError:
             lock.close()
             raise
-        draft = self.config_file.with_suffix(".tmp")
-        draft.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-        draft.rename(self.config_file)
+        _write_json(self.config_file, to_dict(config))
         return lock
+
+    def earlier_spending(self) -> list[Spending]:
+        """What the run was to spend each time before it was given more, the first time first."""
+        if not self.spending_file.exists():
+            return []
+        try:
+            return [Spending(**entry) for entry in json.loads(self.spending_file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.spending_file}: expected a list of limits, got {error}; restore the file or start a new run in "
+                "another folder"
+            ) from None
+
+    def _remember(self, recorded: RunConfig, wanted: RunConfig) -> None:
+        """Where the run gets more to spend: with how much it was walked so far, so that it is walked so again."""
+        was, will = Spending.of(recorded), Spending.of(wanted)
+        earlier = self.earlier_spending()
+        if was != will and earlier[-1:] != [was]:
+            _write_json(self.spending_file, [asdict(entry) for entry in (*earlier, was)])
 
     def _keep(self, task: Task | None) -> None:
         folder = self.path / OWN_TASK
@@ -153,6 +189,12 @@ class RunFolder:
                 f"{self.path}: this folder holds a run with another config ({key}: {there[key]!r}, now "
                 f"{here[key]!r}): {why}; give another --output, or `resume` it without a change"
             )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.rename(path)
 
 
 def _rows(task: Task) -> tuple[tuple[Example, ...], ...]:
