@@ -191,6 +191,8 @@ def ray_start(head: Head, *arguments: str) -> Iterator[subprocess.Popen]:
         "0",
         "--max-worker-port",
         "0",
+        "--include-log-monitor",  # it sends the workers' output to drivers, which do not want it
+        "false",
         *arguments,
     ]
     path = head.folder / f"log-{secrets.token_hex(4)}"
@@ -210,9 +212,19 @@ def ray_start(head: Head, *arguments: str) -> Iterator[subprocess.Popen]:
                 pass
 
 
-def ray_head(head: Head, cpus: int = 2) -> contextlib.AbstractContextManager[subprocess.Popen]:
-    """The head node itself; one that ended may be started again."""
+def ray_head(head: Head, cpus: int = 2, dashboard: bool = True) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    """The head node itself; one that ended may be started again. ``dashboard``: it takes jobs; ten processes more."""
     ports = [word for name, port in head.ports.items() for word in (f"--{name}", str(port))]
     return ray_start(
-        head, "--head", "--dashboard-host", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir", str(head.folder), *ports
+        head,
+        "--head",
+        "--include-dashboard",
+        str(dashboard),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--num-cpus",
+        str(cpus),
+        "--temp-dir",
+        str(head.folder),
+        *ports,
     )

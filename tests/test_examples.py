@@ -29,7 +29,7 @@ def run_example(monkeypatch, tmp_path, ray_cluster):
         spec.loader.exec_module(module)
         ray.cloudpickle.register_pickle_by_value(module)
         loaded.append(module)
-        config = SMALL | settings.pop("config", {})
+        config = SMALL | {"invbo.iterations": 0} | settings.pop("config", {})
         return module.main(config=config, output=tmp_path / "run", **settings)
 
     with hashed_words():

@@ -37,11 +37,11 @@ from tests.heads import Head
 JOB = Path(__file__).with_name("job.py")
 CONFIG = replace(
     PROFILES["demo"],
-    task=TaskConfig("arithmetic", pool_size=24, validation_size=48, test_size=16),
+    task=TaskConfig("arithmetic", pool_size=24, validation_size=64, test_size=16),
     model=replace(PROFILES["demo"].model, max_num_seqs=8, dtype=DTYPE),  # 16 are in flight
     ape=APEConfig(num_instructions=6),
-    vae=VAEConfig(training_sets=64, patience=5, max_epochs=10, batch_size=32),
-    hyperband=HyperbandConfig(b_min=8),
+    vae=VAEConfig(training_sets=32, max_epochs=5, batch_size=32),
+    hyperband=HyperbandConfig(b_min=32),  # two brackets: each is a process for every driver
     proposal=ProposalConfig(instructions=6, restarts=1, steps=3),
     invbo=InvBOConfig(iterations=0),  # its inversion takes longer than all the rest
 )

@@ -70,12 +70,18 @@ class WordEncoder:
 
     def __init__(self, name: str) -> None:
         """``name`` is that of the real one."""
+        self._vectors: dict[str, np.ndarray] = {}  # InvBO embeds the same words tens of thousands of times
+
+    def _vector(self, word: str) -> np.ndarray:
+        if word not in self._vectors:
+            self._vectors[word] = np.random.default_rng(int(digest(word), 16)).standard_normal(self.width)
+        return self._vectors[word]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         rows = np.zeros((len(texts), self.width), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for word in text.split():
-                row += np.random.default_rng(int(digest(word), 16)).standard_normal(self.width)
+                row += self._vector(word)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 

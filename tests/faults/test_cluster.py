@@ -42,7 +42,7 @@ def worker(head: Head):
 
 def test_raylet_killed(undisturbed, run, row):
     """Of the one node with a CPU: the engine and the trials are on it. Another one joins later."""
-    with ray_head(run.cluster, cpus=0), worker(run.cluster) as first:
+    with ray_head(run.cluster, cpus=0, dashboard=False), worker(run.cluster) as first:
         [raylet] = [p for p in psutil.Process(first.pid).children(recursive=True) if p.name() == "raylet"]
         driver = run.under_way()
         assert run.pids()[0] in processes(first.pid, "ray::EngineActor")
@@ -58,7 +58,7 @@ def test_raylet_killed(undisturbed, run, row):
 
 def test_head_restarted(undisturbed, run, row):
     """The driver ends by itself, after Ray's own limit; one that is started on the new head goes on."""
-    with ray_head(run.cluster) as head:
+    with ray_head(run.cluster, dashboard=False) as head:
         driver = run.under_way(RAY_gcs_rpc_server_reconnect_timeout_s=str(GCS_TIMEOUT_S))
         kill_node(head)
         began = time.monotonic()
@@ -66,7 +66,7 @@ def test_head_restarted(undisturbed, run, row):
         print(f"the driver ended {time.monotonic() - began:.0f} s after the head, with {driver.returncode}: {said}")
         assert driver.returncode != 0
         run.ended()
-    with ray_head(run.cluster):
+    with ray_head(run.cluster, dashboard=False):
         run.finish()
     row(harm(run, undisturbed))
 

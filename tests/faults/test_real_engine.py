@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.config import APEConfig
+from lipo_e_ray.config import APEConfig, HyperbandConfig
 from lipo_e_ray.config_tree import to_dict
 
 from .conftest import CONFIG, Driver, Harm, Run, alive, finish, processes, until
@@ -24,7 +24,8 @@ def test_real_engine_killed(tmp_path, row):
     """No second run to compare with: a minute of vLLM's start. What was paid must stay, and what failed be answered."""
     task = replace(CONFIG.task, validation_size=16, test_size=8)
     model = replace(CONFIG.model, max_tokens=16)  # what the answers are is of no matter
-    run = Run(tmp_path / "run", tmp_path, config=replace(CONFIG, task=task, model=model, ape=APEConfig(use=False)))
+    config = replace(CONFIG, task=task, model=model, ape=APEConfig(use=False), hyperband=HyperbandConfig(b_min=8))
+    run = Run(tmp_path / "run", tmp_path, config=config)
     run.folder.mkdir()
     (run.folder / "config.json").write_text(json.dumps(to_dict(run.config)))
     driver = Driver([sys.executable, "-m", "lipo_e_ray", "resume", run.folder], tmp_path / "log")

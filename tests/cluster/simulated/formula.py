@@ -40,6 +40,6 @@ def simulated_spec(model: ModelConfig, task: Task, *_: object) -> inputs.EngineS
 inputs.vllm_spec = simulated_spec
 PROFILES["demo"] = replace(
     PROFILES["demo"],
-    vae=VAEConfig(training_sets=64, patience=5, max_epochs=20, batch_size=32),
-    proposal=ProposalConfig(instructions=10, restarts=2, steps=5),
+    vae=VAEConfig(training_sets=32, max_epochs=5, batch_size=32),
+    proposal=ProposalConfig(instructions=6, restarts=1, steps=3),
 )
