@@ -160,6 +160,8 @@ def main() -> None:
         rows = compare(arguments)
     except LipoError as error:
         raise SystemExit(f"small_limits: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("small_limits: interrupted; nothing is lost, the same command goes on") from None
     table = summary(rows)
     show(table)
     result = {"model_name": arguments.model.name, "summary": table, "rows": [asdict(row) for row in rows]}
