@@ -52,7 +52,7 @@ class Snapshot:
         p = self.position
         others = f" (+{p.open - 1})" if p.open > 1 else ""
         return (
-            f"{p.stage} | bracket {p.bracket + 1}/{p.brackets}{others} | "
+            f"{p.stage} | bracket {p.bracket + 1}{f'/{p.brackets}' if p.brackets > p.bracket else ''}{others} | "
             f"rung {p.rung + 1}/{p.rungs} ({p.fidelity} examples)"
         )
 

@@ -24,6 +24,7 @@ BASELINE_START = 64  # examples from which the last plain instructions race: on 
 INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
 LEAST_ITERATIONS = 3  # of InvBO: one or two are better spent on races (docs/log.md)
 LEAST_STEP = 1.4  # from the last rung but one to all examples; else that rung is left out
+WIDER = 2  # times as many prompts as a race needs to end with one
 LEAST_WIDTH = 4  # prompts of a bracket that is worth while
 
 
@@ -174,22 +175,38 @@ class LimitedSchedule:
         whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
         for top in range(len(whole), 2, -1):
             race = self._bracket(0, whole[:top], eta ** (top - 1))
-            if (top - 1) * race.cost() <= self.limit - self.before - self.kept:
+            if (top - 1) * race.cost() <= self._purse:
                 return whole[:top]
         return whole[:2]
 
     @cached_property
+    def races(self) -> int:
+        """How many of those there are: each has twice as many prompts as it needs to end with one. Of few calls, one wide
+        race made more than two (docs/log.md)."""
+        width = WIDER * self.config.hyperband.eta ** (len(self.ladder) - 1)
+        purse = self._purse - self.iterations * self._price
+        return max(1, min(len(self.ladder) - 1, purse // self._bracket(0, self.ladder, width).cost()))
+
+    @property
+    def _price(self) -> int:
+        """Of an iteration of InvBO, at most."""
+        return invbo_bracket(self.config, self.ladder, 0).cost() + self.rewriting
+
+    @property
+    def _purse(self) -> int:
+        return int(self.limit - self.before - self.kept)
+
+    @cached_property
     def iterations(self) -> int:
         """InvBO's, as many as ``INVBO_SHARE`` of the limit pays for."""
-        price = invbo_bracket(self.config, self.ladder, 0).cost() + self.rewriting
-        most = min(self.config.invbo.iterations, int(INVBO_SHARE * (self.limit - self.before) // price))
+        most = min(self.config.invbo.iterations, int(INVBO_SHARE * (self.limit - self.before) // self._price))
         return most if most >= min(LEAST_ITERATIONS, self.config.invbo.iterations) else 0
 
     def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
         """See ``Schedule``.
 
-        First there is a bracket from each rung of ``ladder`` but the top one on, the lowest first, as in Hyperband; all
-        of them get an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
+        First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them get
+        an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
         as long as one of ``LEAST_WIDTH`` prompts can be paid.
         """
         spare = left - self.kept
@@ -197,14 +214,12 @@ class LimitedSchedule:
             return None
         races = sum(bracket.stage == "hyperband" for bracket in opened)
         iterated = len(opened) - races
-        starts = max(1, len(self.ladder) - 1)
-        ahead = starts - races
+        ahead = self.races - races
         invbo = invbo_bracket(self.config, self.ladder, len(opened))
-        price = invbo.cost() + self.rewriting
-        if ahead <= 0 and iterated < self.iterations and price <= spare:
+        if ahead <= 0 and iterated < self.iterations and self._price <= spare:
             return invbo
-        share = (spare - (self.iterations - iterated) * price) / ahead if ahead > 0 else spare
-        for low in range(races % starts, -1, -1):
+        share = (spare - (self.iterations - iterated) * self._price) / ahead if ahead > 0 else spare
+        for low in range(races % max(1, len(self.ladder) - 1), -1, -1):
             bracket = self._widest(len(opened), self.ladder[low:], share)
             if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
                 return bracket
