@@ -225,8 +225,10 @@ class Hyperband:
         """The next bracket that proposes; ``None`` when there is no further one."""
         opened, history = [race.bracket for race in self._races], self._history_at(tick)
         bracket = self._schedule.following(opened, self._left(tick), self._exhausted, history)
-        if bracket is None:
-            self._closing = True
+        if bracket is None:  # asked once more when all is complete: what a bracket did not cost may pay for another one
+            end = max((race.start + race.bracket.steps for race in self._races), default=tick)
+            self._closing = tick >= end
+            self._next_start = end
             return None
         best = history.incumbent() if bracket.stage == "invbo" else None
         race = Race(bracket, tick, best[0] if best else None)

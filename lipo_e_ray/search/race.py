@@ -184,7 +184,7 @@ class History:
         return [(prompt, observation) for _, prompt, observation in order]
 
     def rate(self, prompt: Prompt) -> tuple[float, int]:
-        """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones come last."""
+        """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones are last."""
         observations = self._observed.get(prompt.id, (prompt, []))[1]
         return (observations[-1].error, -observations[-1].evaluated) if observations else (2.0, 0)
 

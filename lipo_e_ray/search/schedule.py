@@ -180,8 +180,8 @@ class LimitedSchedule:
 
     @cached_property
     def ladder(self) -> tuple[int, ...]:
-        """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each costs
-        as much as the widest one that ends with a single prompt."""
+        """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each
+        costs as much as the widest one that ends with a single prompt."""
         eta = self.config.hyperband.eta
         whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
         for top in range(len(whole), 2, -1):
@@ -259,7 +259,7 @@ def rising(n: int, b_min: int, eta: int) -> tuple[int, ...]:
 
 
 def full_schedule(config: RunConfig, ending: Ending) -> FixedSchedule:
-    """One Hyperband pass up to all validation examples, then ``config.invbo.iterations`` gated brackets of q prompts."""
+    """One Hyperband pass up to all validation examples, then ``config.invbo.iterations`` brackets of q prompts."""
     ladder = fidelities(ending.top, config.hyperband.b_min, config.hyperband.eta)
     brackets = [
         chunked(hyperband_bracket(ladder, s, config.hyperband.eta, i), config.hyperband.chunks)
