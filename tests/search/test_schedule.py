@@ -1,6 +1,7 @@
 """What a limit buys: never more than it pays for, nearly all of it, and an ending that fits."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -222,7 +223,7 @@ def test_a_rising_ladder_begins_at_the_least_and_ends_with_all(n, b_min, eta):
     ladder = rising(n, b_min, eta)
     assert (ladder[0], ladder[-1]) == (b_min, n)
     assert list(ladder) == sorted(set(ladder))
-    assert all(above == eta * below for below, above in zip(ladder, ladder[1:-1], strict=False))
+    assert all(above == eta * below for below, above in pairwise(ladder[:-1]))
     assert len(ladder) <= 1 + len(fidelities(n, b_min, eta))
 
 
