@@ -127,7 +127,8 @@ class Hyperband:
         race, request = self._waiting
         if len({prompt.id for prompt in prompts}) != len(prompts) or len(prompts) > request.count:
             raise ValueError(f"expected up to {request.count} distinct prompts, got {[p.id for p in prompts]}")
-        self._exhausted = self._exhausted or not prompts
+        # InvBO has none where no surrogate can be fitted: that says nothing about random prompts.
+        self._exhausted = self._exhausted or (not prompts and race.bracket.stage == "hyperband")
         entries = race.enter(prompts, self._seed)
         race.written += written
         self._waiting = None

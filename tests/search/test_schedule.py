@@ -155,6 +155,14 @@ def test_when_no_prompt_is_left_nothing_more_is_asked_for():
     assert schedule.following([], 1000, True) is None
 
 
+def test_where_invbo_has_no_prompt_the_limit_goes_elsewhere():
+    limit = 6000
+    hyperband = Hyperband(limited(PROFILES["demo"], limit, 128, 51), 0)
+    log = walk(hyperband, half_right, wanted=lambda request: 0 if request.stage == "invbo" else request.count)
+    assert any(request.stage == "invbo" for request in requests(log))
+    assert hyperband.position().done >= 0.95 * limit
+
+
 def test_a_limit_extended_beyond_everything_ends():
     """No prompt is left, so what remains of the limit buys nothing."""
     hyperband = Hyperband(limited(PROFILES["demo"], 10**6, 128, 51), 0)
