@@ -26,13 +26,13 @@ def spec(tokens_per_message: int = 1) -> EngineSpec:
     )
 
 
-def test_instructions_are_seeds_then_the_users_own_once(tmp_path):
+def test_instructions_are_the_users_own_then_the_shipped_ones_each_once(tmp_path):
     file = tmp_path / "own.txt"
     file.write_text(f"Be exact.\n\n  {SEED_INSTRUCTIONS[0]}  \nBe exact.\n")
     inputs = load_inputs(RunConfig(task=TASK, instructions_file=str(file)), spec())
-    assert list(inputs.instructions) == [*SEED_INSTRUCTIONS, "Be exact."]
-    assert inputs.instructions["Be exact."] == "file"
-    assert inputs.instructions[SEED_INSTRUCTIONS[0]] == "seed"
+    assert list(inputs.instructions) == ["Be exact.", *SEED_INSTRUCTIONS]
+    assert inputs.instructions["Be exact."] == inputs.instructions[SEED_INSTRUCTIONS[0]] == "file"
+    assert inputs.instructions[SEED_INSTRUCTIONS[1]] == "seed"
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_long_rows_in_the_demos_model():
     )
     model = replace(PROFILES["demo"].model, max_model_len=2048)
     inputs = load_inputs(replace(PROFILES["demo"], model=model), given=given)
-    assert inputs.max_exemplars == 3 and len(inputs.task.pool) == 40
+    assert inputs.max_exemplars == 3 and {len(e.question) > 4000 for e in inputs.task.pool} == {False}
     assert [note.split(":")[0] for note in inputs.notes] == [
-        "prompts get at most 3 exemplars instead of 8", "1 of 41 rows of the pool are left out"
+        "prompts get at most 3 exemplars instead of 8", "1 of 33 rows of the pool are left out"
     ]  # fmt: skip
     chat = ChatTokenizer(model)
     rng = random.Random(0)

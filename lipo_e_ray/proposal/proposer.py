@@ -101,7 +101,7 @@ class Proposer:
                 batch += source.propose(state.after(batch), request.count - len(batch), rng)
         if len(batch) < request.count:
             logger.warning(
-                "bracket %d: expected %d new prompts, found %d: the search space is exhausted",
+                "bracket %d: expected %d new prompts, found %d: its sources have no more",
                 request.bracket,
                 request.count,
                 len(batch),
@@ -136,7 +136,7 @@ class Proposer:
         try:
             return PromptPosterior.fit(self._make_gp(space.inst_dim), space, request)
         except SurrogateError as error:
-            logger.warning("bracket %d: %s; its prompts are random", request.bracket, error)
+            logger.warning("bracket %d: %s; no prompt of it is chosen by a surrogate", request.bracket, error)
             return None
 
     def _origin(self, candidate: Candidate, request: Request) -> Origin:

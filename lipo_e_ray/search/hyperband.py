@@ -119,22 +119,26 @@ class Hyperband:
         """Begin nothing more, because the time is up. Rungs that are under way can still be observed."""
         self.stopped = self.stopped or bool(self.actions())
 
-    def enter(self, bracket: int, prompts: Sequence[Prompt], written: int = 0) -> None:
+    def enter(self, bracket: int, prompts: Sequence[Prompt], written: int = 0) -> list[RungResult]:
         """Enter the prompts proposed for a bracket's next chunk, in order; ``written`` calls were paid to write them.
 
-        With fewer prompts than asked for, no more exist: the bracket shrinks to those it has. Raises ``ValueError``
-        when this bracket waits for no proposals, or when there are too many or a prompt is repeated.
+        With fewer prompts than asked for, no more exist: the bracket shrinks to those it has. Where its first rung is
+        complete by that, returns what came of the rung. Raises ``ValueError`` when this bracket waits for no
+        proposals, or when there are too many or a prompt is repeated.
         """
         if self._waiting is None or self._waiting[1].bracket != bracket:
             raise ValueError(f"expected proposals for {self._waiting}, got some for bracket {bracket}")
         race, request = self._waiting
         if len({prompt.id for prompt in prompts}) != len(prompts) or len(prompts) > request.count:
             raise ValueError(f"expected up to {request.count} distinct prompts, got {[p.id for p in prompts]}")
-        self._exhausted = self._exhausted or not prompts
-        race.enter(prompts)
+        # InvBO has none where no surrogate can be fitted: that says nothing about random prompts.
+        self._exhausted = self._exhausted or (not prompts and race.bracket.stage == "hyperband")
+        entries = race.enter(prompts, self._seed)
         race.written += written
         self._waiting = None
+        results = self._results(race, 0, entries)
         self._advance()
+        return results
 
     def observe(self, bracket: int, step: int, evaluations: Sequence[Evaluation]) -> list[RungResult]:
         """Take in one evaluation for each prompt of an ``Evaluate``, in that order; what came of its rung.
@@ -153,21 +157,25 @@ class Hyperband:
         for prompt in race.entrants:
             self._history.add(action.fidelity, prompt, by_id[prompt.id])
         entries = race.observe(by_id, self._seed)
-        results = [
+        results = self._results(race, action.rung, entries)
+        self._advance()
+        return results
+
+    def _results(self, race: Race, rung: int, entries: Sequence[tuple[Prompt, Evaluation, bool]]) -> list[RungResult]:
+        bracket = race.bracket
+        return [
             RungResult(
-                race.bracket.index,
-                race.bracket.stage,
-                race.bracket.s,
-                action.rung,
-                action.fidelity,
+                bracket.index,
+                bracket.stage,
+                bracket.s,
+                rung,
+                bracket.rungs[rung].fidelity,
                 evaluation.observation,
                 promoted,
                 self._history.calls,
             )
-            for prompt, evaluation, promoted in entries
+            for _, evaluation, promoted in entries
         ]
-        self._advance()
-        return results
 
     def incumbent(self) -> Observation | None:
         """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
@@ -220,12 +228,14 @@ class Hyperband:
 
     def _open(self, tick: int) -> Race | None:
         """The next bracket that proposes; ``None`` when there is no further one."""
-        bracket = self._schedule.following(self._opened(), self._left(tick), self._exhausted)
-        if bracket is None:
-            self._closing = True
+        history = self._history_at(tick)
+        bracket = self._schedule.following(self._opened(), self._left(tick), self._exhausted, history)
+        if bracket is None:  # asked once more when all is complete: what a bracket did not cost may pay for another one
+            self._closing = tick >= self._end()
+            self._next_start = max(tick, self._end())
             return None
         bracket = replace(bracket, index=len(self._races))
-        best = self._history_at(tick).incumbent() if bracket.stage == "invbo" else None
+        best = history.incumbent() if bracket.stage == "invbo" else None
         race = Race(bracket, tick, best[0] if best else None)
         self._races.append(race)
         self._next_start = tick + max(1, bracket.steps - self._overlap)

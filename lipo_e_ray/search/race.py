@@ -51,8 +51,11 @@ class Race:
         """How many steps are complete: chunks of the first rung, then rungs."""
         return len(self.chunks) + max(0, len(self.rungs) - 1)
 
-    def enter(self, prompts: Sequence[Prompt]) -> None:
-        """The next chunk. With fewer than are wanted, no more exist: the bracket shrinks to those it has."""
+    def enter(self, prompts: Sequence[Prompt], seed: str = "") -> list[tuple[Prompt, Evaluation, bool]]:
+        """The next chunk. With fewer than are wanted, no more exist: the bracket shrinks to those it has.
+
+        The entries of the first rung, where that is complete now, as in ``observe``.
+        """
         exhausted = len(prompts) < self.wanted
         if prompts:
             self.proposed.append(tuple(prompts))
@@ -60,8 +63,9 @@ class Race:
             self.bracket = self.bracket.resized(max(1, sum(map(len, self.proposed))))
             if not self.proposed:
                 self.proposed.append(())
-            if len(self.chunks) == len(self.proposed) and not self.rungs:
-                self._close([pair for chunk in self.chunks for pair in chunk], "")
+            if len(self.chunks) == len(self.proposed):
+                return self._close([pair for chunk in self.chunks for pair in chunk], seed)
+        return []
 
     def to_evaluate(self) -> tuple[Prompt, ...]:
         """The entrants and, where the gate compares with it, the incumbent; nothing is gated after the last rung."""
@@ -180,7 +184,7 @@ class History:
         return [(prompt, observation) for _, prompt, observation in order]
 
     def rate(self, prompt: Prompt) -> tuple[float, int]:
-        """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones come last."""
+        """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones are last."""
         observations = self._observed.get(prompt.id, (prompt, []))[1]
         return (observations[-1].error, -observations[-1].evaluated) if observations else (2.0, 0)
 

@@ -27,7 +27,9 @@ def run_search(
         if isinstance(action, Request):
             batch = propose(action)
             on_proposals(action, batch)
-            hyperband.enter(action.bracket, [proposal.prompt for proposal in batch.proposals], batch.written)
+            prompts = [proposal.prompt for proposal in batch.proposals]
+            if results := hyperband.enter(action.bracket, prompts, batch.written):
+                on_rung(results)
         else:
             evaluations = [evaluate(prompt, action.fidelity) for prompt in action.prompts]
             on_rung(hyperband.observe(action.bracket, action.step, evaluations))

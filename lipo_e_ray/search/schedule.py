@@ -38,10 +38,12 @@ class Schedule(Protocol):
     limit: int
     brackets: int
 
-    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+    def following(
+        self, opened: Sequence[Bracket], left: float, exhausted: bool, history: History | None = None
+    ) -> Bracket | None:
         """The bracket after ``opened``, of at most ``left`` evaluations; ``None``: no further one proposes prompts.
 
-        ``exhausted``: the sources had no new prompt for an earlier bracket.
+        ``exhausted``: the sources had no new prompt for an earlier bracket. ``history``: what is known of ``opened``.
         """
         ...
 
@@ -67,7 +69,9 @@ class FixedSchedule:
         """See ``Schedule``."""
         return len(self.list)
 
-    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+    def following(
+        self, opened: Sequence[Bracket], left: float, exhausted: bool, history: History | None = None
+    ) -> Bracket | None:
         """See ``Schedule``."""
         ahead = (bracket.narrowed(left) for bracket in self.list[opened[-1].index + 1 if opened else 0 :])
         return next(filter(None, ahead), None)
@@ -105,12 +109,16 @@ class Ending:
             entry = self._finalists(len(opened), left, history)
         return entry
 
-    @property
-    def most(self) -> float:
-        """Evaluations that both races cost at most."""
-        none = History("")
-        entry = self._for_baseline(0, self.baseline, none)
-        return (entry[0].cost() if entry else 0) + FINALISTS * (self.top + self.fresh)
+    def most(self, history: History) -> float:
+        """Evaluations that both races cost at most after ``history``.
+
+        Once there are finalists, later ones have been charged as many examples or more.
+        """
+        entry = self._for_baseline(0, self.baseline, history)
+        paid = [history.charged(prompt) for prompt, _ in history.leaders()[:FINALISTS]]
+        return (
+            (_cost(entry[1], entry[0].rungs, history) if entry else 0) + FINALISTS * (self.top + self.fresh) - sum(paid)
+        )
 
     def _for_baseline(self, index: int, budget: float, history: History) -> Entry | None:
         """The longest race among the plain instructions that ``budget`` pays for."""
@@ -133,18 +141,23 @@ class Ending:
         return None
 
     def _finalists(self, index: int, left: float, history: History) -> Entry | None:
-        """The best prompts on more examples than before, as many of both as ``left`` pays for."""
+        """The best prompts on more examples than before, as many of both as ``left`` pays for.
+
+        The race for the baseline may have gone higher than any other. A plain prompt is not to be the answer for that
+        alone, so one that is not plain is among the finalists.
+        """
         leaders = [prompt for prompt, _ in history.leaders()]
         if not leaders:
             return None
         reached, end = history.charged(leaders[0]), self.top + self.fresh
-        for count in range(min(FINALISTS, len(leaders)), 0, -1):
+        least = 1 + next((i for i, prompt in enumerate(leaders) if prompt not in self.plain), 0)
+        for count in range(max(least, min(FINALISTS, len(leaders))), least - 1, -1):
             entrants = leaders[:count]
             paid = [history.charged(prompt) for prompt in entrants]
             fidelity = max(
                 (n for n in range(reached, end + 1) if sum(n - before for before in paid) <= left), default=0
             )
-            if fidelity > reached and (count <= 2 or fidelity >= min(end, FURTHER * reached)):
+            if fidelity > min(paid) and (count <= max(2, least) or fidelity >= min(end, FURTHER * reached)):
                 return Bracket(index, "final", 0, (Rung(count, fidelity),)), entrants
         return None
 
@@ -164,13 +177,13 @@ class LimitedSchedule:
 
     @cached_property
     def kept(self) -> float:
-        """What of the limit is left for ``ending``."""
-        return min(FINAL_SHARE * (self.limit - self.before), self.ending.most)
+        """What of the limit is left for ``ending``, at most."""
+        return min(FINAL_SHARE * (self.limit - self.before), self.ending.most(History("")))
 
     @cached_property
     def ladder(self) -> tuple[int, ...]:
-        """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each costs
-        as much as the widest one that ends with a single prompt."""
+        """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each
+        costs as much as the widest one that ends with a single prompt."""
         eta = self.config.hyperband.eta
         whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
         for top in range(len(whole), 2, -1):
@@ -202,14 +215,16 @@ class LimitedSchedule:
         most = min(self.config.invbo.iterations, int(INVBO_SHARE * (self.limit - self.before) // self._price))
         return most if most >= min(LEAST_ITERATIONS, self.config.invbo.iterations) else 0
 
-    def following(self, opened: Sequence[Bracket], left: float, exhausted: bool) -> Bracket | None:
+    def following(
+        self, opened: Sequence[Bracket], left: float, exhausted: bool, history: History | None = None
+    ) -> Bracket | None:
         """See ``Schedule``.
 
         First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them get
         an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
         as long as one of ``LEAST_WIDTH`` prompts can be paid.
         """
-        spare = left - self.kept
+        spare = left - (min(self.kept, self.ending.most(history)) if history else self.kept)
         if exhausted:
             return None
         races = sum(bracket.stage == "hyperband" for bracket in opened)
@@ -267,7 +282,7 @@ def rising(n: int, b_min: int, eta: int) -> tuple[int, ...]:
 
 
 def full_schedule(config: RunConfig, ending: Ending) -> FixedSchedule:
-    """One Hyperband pass up to all validation examples, then ``config.invbo.iterations`` gated brackets of q prompts."""
+    """One Hyperband pass up to all validation examples, then ``config.invbo.iterations`` brackets of q prompts."""
     ladder = fidelities(ending.top, config.hyperband.b_min, config.hyperband.eta)
     brackets = [
         chunked(hyperband_bracket(ladder, s, config.hyperband.eta, i), config.hyperband.chunks)

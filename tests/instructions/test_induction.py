@@ -4,10 +4,10 @@ from lipo_e_ray.config import APEConfig
 from lipo_e_ray.instructions.induction import (
     ATTEMPTS,
     clean_instruction,
-    fewest_calls,
     generate_instructions,
     identity,
     longest_request,
+    most_calls,
 )
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
 from lipo_e_ray.types import Completion
@@ -82,11 +82,11 @@ class TestGenerate:
         generate_instructions(writer, small_task, APEConfig(num_instructions=10), 0, max_calls=25)
         assert len(writer.asked) == 25
 
-    def test_the_fewest_calls_are_those_of_a_model_that_never_fails(self, small_task):
-        for n in (1, 28):
-            writer = Writer(*numbered(50))
+    def test_the_most_calls_are_those_of_a_model_that_always_fails(self, small_task):
+        for n in (1, 10):
+            writer = Writer(None)
             generate_instructions(writer, small_task, APEConfig(num_instructions=n), 0)
-            assert len(writer.asked) == fewest_calls(APEConfig(num_instructions=n))
+            assert len(writer.asked) == most_calls(APEConfig(num_instructions=n))
 
     def test_failed_calls_and_unusable_texts_are_asked_again(self, small_task):
         writer = Writer(None, "5 + 5 = 10", *numbered(30))

@@ -142,4 +142,5 @@ def make_proposer(seed=0, limit=4, proposal=SMALL, given=GIVEN, **changes) -> Pr
         lambda: (changes.get("space") or FakeSpace(), FakeInverter(limit)),
         sources=changes.get("sources"),
         make_gp=changes.get("make_gp", JointPromptGP),
+        written=changes.get("written", int),
     )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,11 +15,12 @@ from tests.proposal.source_contract import CandidateSourceContract, rng
 class TestContract(CandidateSourceContract):
     @pytest.fixture
     def source(self):
-        return TwoStage(EXEMPLARS, SMALL)
+        return TwoStage(EXEMPLARS, SMALL, 0.1)
 
 
-def propose(state, count, config=SMALL, seed=0):
-    return [candidate.prompt for candidate in TwoStage(EXEMPLARS, config).propose(state, count, rng(seed))]
+def propose(state, count, config=SMALL, random_fraction=0.1):
+    source = TwoStage(EXEMPLARS, config, random_fraction)
+    return [candidate.prompt for candidate in source.propose(state, count, rng())]
 
 
 def test_one_gradient_search_moves_every_exemplar_latent_and_no_instruction(monkeypatch):
@@ -61,7 +64,7 @@ def test_the_search_stays_in_the_box_of_known_sets(monkeypatch):
 
 
 def test_the_random_share_is_left_to_another_source():
-    counts = [len(propose(make_state(), 12, ProposalConfig(4, 2, 1, random_fraction=f))) for f in (0.0, 0.5, 1.0)]
+    counts = [len(propose(make_state(), 12, ProposalConfig(4, 2, 1), share)) for share in (0.0, 0.5, 1.0)]
     assert counts == [12, 6, 0]
 
 
@@ -75,3 +78,39 @@ def test_many_instructions_are_cut_to_good_and_random_ones():
     top = {TEXTS[i] for i in torch.topk(value, 10).indices}
     assert set(chosen[:10]) == top and not set(chosen[10:]) & top
     assert chosen[10:] != choose_instructions(posterior, TEXTS, 20, rng(1))[10:]
+
+
+def test_each_candidate_says_in_which_way_it_came_about():
+    state = make_state()
+    best = [state.posterior.prompts[i] for i in state.posterior.ranking()]
+    by_way = {}
+    for candidate in TwoStage(EXEMPLARS, SMALL, 0.0).propose(state, 40, rng()):
+        by_way.setdefault(candidate.info["way"], []).append(candidate.prompt)
+    assert by_way.keys() == {"decoded", "edited", "paired"}
+    sets = list(dict.fromkeys(prompt.exemplars for prompt in best))[: module.RECOMBINED_SETS]
+    assert all(prompt.exemplars in sets for prompt in by_way["paired"])
+
+
+def test_edited_prompts_are_better_for_the_surrogate_than_what_they_came_from():
+    """Their instructions are those of the best prompts; after ``CLIMBS`` rounds a set is up to so many edits away."""
+    state = make_state()
+    posterior = state.posterior
+    found = TwoStage(EXEMPLARS, SMALL, 0.0)._edited(posterior, state, rng())
+    start = [posterior.prompts[i] for i in posterior.ranking()[: module.CLIMBED]]
+    assert 0 < len(found) <= module.KEPT and len({prompt.id for prompt in found}) == len(found)
+    assert {prompt.instruction for prompt in found} <= {prompt.instruction for prompt in start}
+
+    def value(prompts):
+        return log_ei(*posterior.gp.predict(posterior.space.encode(prompts)), posterior.best)
+
+    with torch.no_grad():
+        assert value(found).mean() > value(start).mean()
+        assert (value(found).diff() <= 1e-9).all(), "the highest first"
+    for prompt in found:
+        moves = [len(set(prompt.exemplars) ^ set(known.exemplars)) for known in start]
+        assert min(moves) <= 2 * module.CLIMBS
+
+
+def test_nothing_is_edited_where_nothing_else_fits():
+    state = replace(make_state(), fits=lambda prompt: False)
+    assert TwoStage(EXEMPLARS, SMALL, 0.0).propose(state, 6, rng()) == []

@@ -1,15 +1,12 @@
 """The schedule: published numbers, exact powers, costs by hand."""
 
-import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipo_e_ray.config import PROFILES, HyperbandConfig, InvBOConfig, RunConfig
-from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets, plan_brackets
+from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets
 from lipo_e_ray.types import InputError
 
 
@@ -78,36 +75,16 @@ def test_narrowed_is_the_widest_that_can_be_paid():
     assert min(rung.size for rung in narrow.rungs) == 1
 
 
-def test_the_plan_of_the_demo():
-    config = PROFILES["demo"]
-    seeds, *passes = plan_brackets(config, validation=128, seeds=12)
-    assert seeds == Bracket(0, "seeds", 1, (Rung(12, 64), Rung(6, 128)))
-    assert [bracket.index for bracket in passes] == list(range(1, len(passes) + 1))
-    assert [bracket.stage for bracket in passes] == ["hyperband"] * 5 + ["invbo"] * config.invbo.iterations
-    assert passes[-1].rungs == (Rung(4, 8), Rung(2, 16), Rung(1, 32), Rung(1, 64), Rung(1, 128))
-
-
-@given(st.integers(1, 40), st.integers(10, 400), st.integers(0, 5000))
-def test_the_seeds_race_is_fair_and_within_its_budget(seeds, validation, calls):
-    bracket = plan_brackets(RunConfig(max_llm_calls=calls), validation, seeds)[0]
-    assert bracket.rungs[0].size == seeds
-    assert bracket.rungs[-1].fidelity == validation
-    assert bracket.rungs[-1].size >= min(2, seeds)
-    ladder = fidelities(validation, 10, 2)
-    lowest = bracket.rungs[0].fidelity == ladder[0]
-    assert lowest or bracket.cost() <= min(2 * len(ladder) * validation, calls / 4 if calls else math.inf)
-
-
-def test_a_call_budget_starts_the_seeds_lower_and_no_invbo_means_none():
-    config = replace(PROFILES["one-gpu"], invbo=InvBOConfig(iterations=0))
-    free = plan_brackets(config, 1319, 12)
-    tight = plan_brackets(replace(config, max_llm_calls=8000), 1319, 12)
-    assert free[0].rungs[0].fidelity == 164
-    assert tight[0].rungs[0].fidelity == 10
-    assert plan_brackets(config, 1319, 500)[0].rungs[0].fidelity == 10
-    assert tight[1:] == free[1:] == hyperband_brackets(1319, 10, 2, first_index=1)
-
-
-def test_eta_of_the_config_is_used():
-    config = replace(PROFILES["demo"], hyperband=HyperbandConfig(b_min=3, eta=3))
-    assert [rung.fidelity for rung in plan_brackets(config, 81, 12)[1].rungs] == [3, 9, 27, 81]
+@given(st.integers(1, 60), st.integers(0, 20), st.integers(0, 30))
+def test_what_is_left_to_pay_after_each_step(size, chunk, fewer):
+    """The steps are the chunks, then the rungs; each costs what the ones after it do not."""
+    bracket = Bracket(0, "hyperband", 2, (Rung(size, 10), Rung(max(1, size // 2), 20), Rung(1, 50)), chunk)
+    assert sum(bracket.chunks) == size and all(n == bracket.chunks[0] for n in bracket.chunks[:-1])
+    assert bracket.steps == len(bracket.chunks) + 2
+    costs = [bracket.cost(step) for step in range(bracket.steps + 1)]
+    paid = [before - after for before, after in pairwise(costs)]
+    assert paid == [*(10 * n for n in bracket.chunks), 10 * max(1, size // 2), 30]
+    assert costs[-1] == 0
+    narrow = bracket.resized(max(1, size - fewer))
+    assert narrow.chunk == chunk and sum(narrow.chunks) == max(1, size - fewer)
+    assert [rung.fidelity for rung in narrow.rungs] == [10, 20, 50]

@@ -15,6 +15,7 @@ from lipo_e_ray.store import database
 from lipo_e_ray.store.database import NotWritten
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import (
+    Batch,
     Completion,
     EngineError,
     Fingerprints,
@@ -339,19 +340,20 @@ def test_progress(opened):
 
 
 def test_the_searchs_records(opened, look):
-    proposal = Proposal(PROMPT, Origin("seed", "seeds", 0))
-    rung = RungResult(0, "seeds", 1, 0, 8, Observation(PROMPT.id, 3, 8), True, 8)
+    batch = Batch((Proposal(PROMPT, Origin("seed", "hyperband", 0)),), 3)
+    rung = RungResult(0, "hyperband", 1, 0, 8, Observation(PROMPT.id, 3, 8), True, 8)
 
     async def go():
         async with opened() as (service, _):
-            before = await service.recorded_proposals(0)
-            await service.record_proposals(0, [proposal])
+            before = await service.recorded_batch(0, 0)
+            await service.record_batch(0, 0, batch)
             await service.record_rung(rung)
             with pytest.raises(LipoError, match="bracket 0"):
-                await service.record_proposals(0, [])
-            return before, await service.recorded_proposals(0), await service.recorded_proposals(1)
+                await service.record_batch(0, 0, Batch(()))
+            await service.record_batch(0, 1, Batch((), 2))
+            return before, [await service.recorded_batch(*key) for key in ((0, 0), (0, 1), (1, 0))]
 
-    assert asyncio.run(go()) == (None, [proposal], None)
+    assert asyncio.run(go()) == (None, [batch, Batch((), 2), None])
     assert look(lambda ledger: ledger.rungs()) == [rung]
 
 

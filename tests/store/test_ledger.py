@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lipo_e_ray.store.ledger import Failure, Ledger
 from lipo_e_ray.types import (
+    Batch,
     Completion,
     Example,
     Fingerprints,
@@ -203,34 +204,54 @@ def test_an_empty_ledger_has_no_tokens_and_no_calls(ledger):
     assert (ledger.calls(), ledger.asked()) == (0, 0)
 
 
+def proposals(bracket, *texts, stage="hyperband"):
+    return tuple(Proposal(Prompt(text), Origin("ape", stage, bracket)) for text in texts)
+
+
 def test_prompts_and_proposals_come_back(ledger):
     other = Prompt('Think.\n"Quoted" ü')
     first = Proposal(PROMPT, Origin("invbo", "invbo", 3, 0.9), {"z": [0.1], "target": "t"})
     second = Proposal(other, Origin("seed", "invbo", 3))
-    ledger.record_proposals(3, [first, second])
-    ledger.record_proposals(1, [second])
-    ledger.record_proposals(3, [first, second])
+    ledger.record_batch(3, 0, Batch((first, second), 7))
+    ledger.record_batch(1, 0, Batch((second,)))
+    ledger.record_batch(3, 0, Batch((first, second), 7))
     ledger.record_prompt(PROMPT)
     assert ledger.prompts() == {PROMPT.id: PROMPT, other.id: other}
     assert [bracket for bracket, _ in ledger.proposals()] == [1, 3, 3]
     assert ledger.proposals()[1] == (3, first)
     assert ledger.proposals()[1][1].info == first.info
+    assert ledger.batch(3, 0) == Batch((first, second), 7)
+    assert ledger.batch(3, 0).proposals[0].info == first.info
 
 
-def test_a_bracket_gets_further_proposals(ledger):
-    proposals = [Proposal(Prompt(text), Origin("ape", "hyperband", 2)) for text in ("a", "b", "c")]
-    ledger.record_proposals(2, proposals[:1])
-    ledger.record_proposals(2, proposals)
-    assert ledger.proposals() == [(2, proposal) for proposal in proposals]
+def test_a_bracket_gets_its_proposals_chunk_by_chunk(ledger, path):
+    chunks = {0: Batch(proposals(2, "a", "b"), 3), 2: Batch(proposals(2, "c", "d")), 4: Batch((), 5)}
+    for first, batch in chunks.items():
+        assert ledger.batch(2, first) is None
+        ledger.record_batch(2, first, batch)
+    ledger.close()
+    with Ledger(path, PRINTS) as again:
+        assert {first: again.batch(2, first) for first in chunks} == chunks
+        assert again.batch(2, 1) is None and again.batch(1, 0) is None
+        assert [p.prompt.instruction for _, p in again.proposals()] == list("abcd")
 
 
-def test_other_proposals_for_a_recorded_bracket_are_refused(ledger):
-    ledger.record_proposals(0, [Proposal(PROMPT, Origin("seed", "seeds", 0))])
-    with pytest.raises(LipoError, match="bracket 0"):
-        ledger.record_proposals(0, [])
-    with pytest.raises(LipoError, match="bracket 0"):
-        ledger.record_proposals(0, [Proposal(Prompt("other"), Origin("seed", "seeds", 0))])
-    assert [p.prompt for _, p in ledger.proposals()] == [PROMPT]
+def test_a_batch_without_a_proposal_is_recorded_as_one(ledger):
+    """A resumed run must not ask again where no prompt was left, and must count what was written in vain."""
+    ledger.record_batch(0, 0, Batch((), 12))
+    ledger.record_batch(0, 0, Batch((), 12))
+    assert ledger.batch(0, 0) == Batch((), 12) and ledger.proposals() == []
+    with pytest.raises(LipoError, match="expected the 0 proposals recorded for bracket 0, got 1 others"):
+        ledger.record_batch(0, 0, Batch(proposals(0, "a")))
+
+
+def test_other_proposals_for_a_recorded_chunk_are_refused(ledger):
+    ledger.record_batch(0, 0, Batch(proposals(0, "a")))
+    for other in ((), proposals(0, "b"), proposals(0, "a", "b")):
+        with pytest.raises(LipoError, match="bracket 0"):
+            ledger.record_batch(0, 0, Batch(other))
+    assert ledger.batch(0, 0) == Batch(proposals(0, "a"))
+    assert list(ledger.prompts().values()) == [Prompt("a")]
 
 
 def test_a_second_walk_replaces_a_rung_result_in_its_place(ledger):
@@ -243,9 +264,9 @@ def test_a_second_walk_replaces_a_rung_result_in_its_place(ledger):
 
 
 def test_a_walk_that_begins_on_more_examples_replaces_the_fidelity_too(ledger):
-    """With more calls to spend, the seeds' race begins higher: of an old fidelity, the result would count as failed."""
-    higher = RungResult(0, "seeds", 0, 0, 24, Observation("p", 6, 24), False, 24)
-    for result in (RungResult(0, "seeds", 1, 0, 12, Observation("p", 3, 12), True, 12), higher):
+    """With another limit, a bracket may begin higher: of an old fidelity, the result would count as failed."""
+    higher = RungResult(0, "hyperband", 0, 0, 24, Observation("p", 6, 24), False, 24)
+    for result in (RungResult(0, "hyperband", 1, 0, 12, Observation("p", 3, 12), True, 12), higher):
         ledger.record_rung(result)
     assert ledger.rungs() == [higher]
 

@@ -8,10 +8,11 @@ import pytest
 
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.salvage import PAID, damaged_copy
-from lipo_e_ray.types import Completion, Fingerprints, InputError, Origin, Outcome, Prompt, Proposal, Status
+from lipo_e_ray.types import Batch, Completion, Fingerprints, InputError, Origin, Outcome, Prompt, Proposal, Status
 
 PRINTS = Fingerprints("model", "sampling", "template")
 PROMPTS = [Prompt(f"Prompt {i}.") for i in range(40)]
+BATCH = Batch(tuple(Proposal(prompt, Origin("seed", "hyperband", 0)) for prompt in PROMPTS), 1)
 PAGE = 4096
 
 
@@ -21,7 +22,7 @@ def path(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path, PRINTS) as ledger:
         ledger.record_sent({"writing": 1, "validation": 643})
-        ledger.record_proposals(0, [Proposal(prompt, Origin("seed", "seeds", 0)) for prompt in PROMPTS])
+        ledger.record_batch(0, 0, BATCH)
         ledger.record_generation("key", Completion("text", "", 3, 2, 1), "ape")
         for prompt in PROMPTS:
             ledger.record_outcomes(
@@ -56,7 +57,8 @@ def test_what_can_be_read_of_a_truncated_file_is_kept(path, cut):
         assert ledger.generation("key") == Completion("text", "", 3, 2, 1)
         assert ledger.generations_for("ape") == 1
         assert ledger.sent() == {"writing": 1, "validation": 643, "test": 0}, "also those whose answers are gone"
-        ledger.record_proposals(0, [Proposal(PROMPTS[0], Origin("seed", "seeds", 0))])
+        assert ledger.batch(0, 0) is None
+        ledger.record_batch(0, 0, Batch(BATCH.proposals[:1]))
     assert left(path)[0] == kept and not damaged_copy(path).exists(), "the new file is whole"
 
 

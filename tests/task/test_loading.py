@@ -59,14 +59,29 @@ def test_shuffles_are_fixed_by_the_seed_and_a_smaller_size_is_a_prefix(tmp_path)
 def test_validation_is_split_off_train_in_the_proportion_of_gsm8k(tmp_path):
     config = write(tmp_path, train=rows("a", 100), test=rows("c", 3))
     task = load_task(config, 0)
-    assert (len(task.pool), len(task.validation)) == (83, 17)
+    assert (len(task.pool) + len(task.reserve), len(task.validation)) == (83, 17)
     assert not {example.id for example in task.pool} & {example.id for example in task.validation}
+
+
+@pytest.mark.parametrize(
+    ("pool", "validation", "kept"), [(39, 30, 0), (40, 30, 8), (99, 30, 15), (100, 60, 20), (100, 1, 0)]
+)
+def test_the_end_of_a_pool_is_reserved_for_the_finalists(tmp_path, pool, validation, kept):
+    """Half as many as validation has, a fifth of the pool at most, nothing of a small pool."""
+    config = write(tmp_path, train=rows("a", pool), validation=rows("b", validation), test=rows("c", 3))
+    task = load_task(config, 0)
+    assert (len(task.pool), len(task.reserve)) == (pool - kept, kept)
+    assert not set(task.pool) & set(task.reserve)
+    assert {example.question for example in task.pool + task.reserve} == {row["question"] for row in rows("a", pool)}
+    assert task.ladder == task.validation + task.reserve
+    assert load_task(config, 0).reserve == task.reserve
 
 
 @pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="../shared/data/gsm8k is not there")
 def test_gsm8k_from_a_folder_has_the_sizes_of_the_paper():
     task = load_task(TaskConfig(name=str(SHARED / "gsm8k")), 0)
-    assert (len(task.pool), len(task.validation), len(task.test)) == (6154, 1319, 1319)
+    assert (len(task.pool), len(task.validation), len(task.test), len(task.reserve)) == (5495, 1319, 1319, 659)
+    assert len(task.pool) + len(task.reserve) == 6154
     assert task.metric == "numeric"
 
 
@@ -266,7 +281,7 @@ def test_gsm8k_from_the_hub(monkeypatch):
 
     fake_datasets(monkeypatch, load_dataset)
     task = load_task(TaskConfig(), 0)
-    assert (len(task.pool), len(task.validation), len(task.test)) == (6154, 1319, 1319)
+    assert (len(task.pool) + len(task.reserve), len(task.validation), len(task.test)) == (6154, 1319, 1319)
     assert task.name == "gsm8k" and task.metric == "numeric"
 
 

@@ -1,0 +1,344 @@
+"""What a limit buys: never more than it pays for, nearly all of it, and an ending that fits."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipo_e_ray.config import PROFILES, HyperbandConfig, InvBOConfig, RunConfig
+from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_brackets
+from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.race import History
+from lipo_e_ray.search.schedule import (
+    FINALISTS,
+    LEAST_WIDTH,
+    MIN_CHUNK,
+    Ending,
+    FixedSchedule,
+    LimitedSchedule,
+    chunked,
+    full_schedule,
+    rising,
+)
+from lipo_e_ray.types import Evaluation, Observation, Prompt
+from tests.search.walks import half_right, prompts, random_landscape, requests, results, walk
+
+REWRITING = 12  # calls for an iteration's texts
+
+
+def plain(count):
+    return tuple(prompts(f"plain {i}" for i in range(count)))
+
+
+def ending(top, fresh=0, count=1, b_min=10, baseline=float("inf")):
+    return Ending(plain(count), top, fresh, b_min, baseline)
+
+
+def limited(config, limit, top, fresh=0, count=1):
+    last = ending(top, fresh, count, config.hyperband.b_min, 0.1 * limit)
+    return LimitedSchedule(config, limit, last, REWRITING)
+
+
+def history(**errors):
+    """``name=(fidelity, errors)``."""
+    found = History("seed")
+    for name, (fidelity, count) in errors.items():
+        prompt = Prompt(name.replace("_", " "))
+        found.add(fidelity, prompt, Evaluation(Observation(prompt.id, count, fidelity), 0, fidelity))
+    return found
+
+
+def charged(hyperband, log):
+    written = REWRITING * sum(request.stage == "invbo" for request in requests(log))
+    return hyperband.position().done + written
+
+
+@st.composite
+def limits(draw):
+    """A configuration, a limit, and the sizes of a task: from one that hardly pays for anything to one for all."""
+    b_min = draw(st.integers(1, 16))
+    hyperband = HyperbandConfig(
+        b_min, draw(st.integers(2, 4)), draw(st.integers(0, 4)), draw(st.sampled_from([1, 4, 8]))
+    )
+    config = RunConfig(hyperband=hyperband, invbo=InvBOConfig(draw(st.sampled_from([0, 3, 50])), 4))
+    top = b_min + draw(st.integers(0, 8) | st.integers(0, 1300))
+    limit = draw(st.integers(1, 150) | st.integers(150, 4000))
+    return limited(config, limit, top, draw(st.integers(0, 1) | st.integers(0, top)), draw(st.sampled_from([0, 1, 12])))
+
+
+# ---- a limit ----
+
+
+@settings(deadline=None, max_examples=60)
+@given(limits())
+def test_the_worst_case_never_exceeds_the_limit(schedule):
+    """Every rung full, every prompt new, as many calls for writing as there can be."""
+    hyperband = Hyperband(schedule, 0, schedule.config.hyperband.overlap)
+    log = walk(hyperband, half_right, written=REWRITING)
+    proposing = [bracket for bracket in hyperband.brackets if bracket.stage in ("hyperband", "invbo")]
+    if proposing:
+        written = REWRITING * sum(bracket.stage == "invbo" for bracket in proposing)
+        assert cost(proposing) + written <= charged(hyperband, log) <= schedule.limit
+    stages = [bracket.stage for bracket in hyperband.brackets]
+    assert stages.count("baseline") <= 1 and stages.count("final") <= 1
+    assert stages[len(proposing) :] == sorted(stages[len(proposing) :]), "the baseline's race, then the finalists"
+    assert [bracket.index for bracket in hyperband.brackets] == list(range(len(stages)))
+    assert all(b.rungs[0].size >= LEAST_WIDTH for b in proposing if b.stage == "hyperband")
+    assert all(rung.fidelity <= schedule.ending.top for b in proposing for rung in b.rungs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(limits(), st.integers(0, 10**6), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 0.3, 1.0]))
+def test_whatever_the_answers_the_limit_holds(schedule, seed, failing, hopeless):
+    hyperband = Hyperband(schedule, seed, schedule.config.hyperband.overlap)
+    log = walk(hyperband, random_landscape(seed, failing, hopeless), written=REWRITING)
+    widest = {}
+    for r in results(log):
+        prompt_id = r.observation.prompt_id
+        widest[prompt_id] = max(widest.get(prompt_id, 0), r.fidelity)
+    written = REWRITING * sum(request.stage == "invbo" for request in requests(log))
+    assert sum(widest.values()) + written <= schedule.limit
+
+
+@pytest.mark.parametrize(("top", "fresh", "profile"), [(1319, 659, "one-gpu"), (128, 51, "demo"), (300, 100, "demo")])
+@pytest.mark.parametrize("limit", [136, 204, 408, 680, 1360, 6800])
+@pytest.mark.parametrize("count", [1, 12])
+def test_what_a_limit_pays_for_is_nearly_all_spent(top, fresh, profile, limit, count):
+    schedule = limited(PROFILES[profile], limit, top, fresh, count)
+    hyperband = Hyperband(schedule, 0, 1)
+    log = walk(hyperband, half_right, written=REWRITING)
+    assert 0.95 * limit <= charged(hyperband, log) <= limit
+
+
+@pytest.mark.parametrize("limit", [200, 1000, 5000])
+def test_most_of_a_limit_is_spent_where_answers_differ(limit):
+    for seed in range(4):
+        hyperband = Hyperband(limited(PROFILES["one-gpu"], limit, 1319, 659), seed, 1)
+        log = walk(hyperband, random_landscape(seed), written=REWRITING)
+        assert 0.95 * limit <= charged(hyperband, log) <= limit
+
+
+def test_a_limit_that_pays_for_nothing_gives_no_bracket():
+    schedule = limited(PROFILES["one-gpu"], 20, 1319)
+    assert schedule.following([], 20, False) is None
+    assert Hyperband(schedule, 0).actions() == []
+
+
+def test_the_brackets_begin_at_each_rung_in_turn_and_the_limit_picks_the_top_one():
+    config = replace(PROFILES["one-gpu"], invbo=InvBOConfig(0))
+    ladders = {limit: limited(config, limit, 1319, 659).ladder for limit in (200, 1000, 10_000, 10**6)}
+    assert [len(ladder) for ladder in ladders.values()] == sorted(len(ladder) for ladder in ladders.values())
+    assert ladders[200][:2] == (10, 20) and ladders[10**6][-1] == 1319
+    hyperband = Hyperband(limited(config, 1000, 1319, 659), 0)
+    walk(hyperband, half_right)
+    ladder = ladders[1000]
+    first = [bracket.rungs[0].fidelity for bracket in hyperband.brackets if bracket.stage == "hyperband"]
+    assert first[: len(ladder) - 1] == list(ladder[:-1])
+
+
+def test_invbo_has_its_iterations_or_none():
+    def iterations(limit):
+        hyperband = Hyperband(limited(PROFILES["one-gpu"], limit, 128), 0)
+        walk(hyperband, half_right, written=REWRITING)
+        return sum(bracket.stage == "invbo" for bracket in hyperband.brackets)
+
+    found = [iterations(limit) for limit in (200, 1000, 3000, 6000)]
+    assert found[0] == 0 and found == sorted(found) and found[-1] >= 3
+    assert not set(found) & {1, 2}, "one or two are better spent on races"
+
+
+def test_when_no_prompt_is_left_nothing_more_is_asked_for():
+    schedule = limited(PROFILES["one-gpu"], 1000, 128)
+    assert schedule.following([], 1000, False) is not None
+    assert schedule.following([], 1000, True) is None
+
+
+def test_where_invbo_has_no_prompt_the_limit_goes_elsewhere():
+    limit = 6000
+    hyperband = Hyperband(limited(PROFILES["demo"], limit, 128, 51), 0)
+    log = walk(hyperband, half_right, wanted=lambda request: 0 if request.stage == "invbo" else request.count)
+    assert any(request.stage == "invbo" for request in requests(log))
+    assert hyperband.position().done >= 0.95 * limit
+
+
+def test_a_limit_extended_beyond_everything_ends():
+    """No prompt is left, so what remains of the limit buys nothing."""
+    hyperband = Hyperband(limited(PROFILES["demo"], 10**6, 128, 51), 0)
+    left = 40
+
+    def wanted(request):
+        nonlocal left
+        given, left = min(left, request.count), max(0, left - request.count)
+        return given
+
+    log = walk(hyperband, random_landscape(0), wanted=wanted, written=REWRITING)
+    assert hyperband.actions() == [] and charged(hyperband, log) <= 41 * (128 + 51) + 100 * REWRITING
+    final = [r for r in results(log) if r.stage == "final"]
+    assert {r.fidelity for r in final} == {128 + 51} and len(final) == FINALISTS
+
+
+def test_what_is_kept_for_the_ending_falls_once_the_finalists_are_far():
+    last = ending(128, 51, 0)
+    assert last.most(History("")) == FINALISTS * 179
+    far = history(a=(128, 1), b=(128, 2), c=(128, 3), d=(64, 4), e=(32, 5))
+    assert last.most(far) == 3 * 51 + (179 - 64)
+    entry = last.closing([Bracket(0, "hyperband", 0, (Rung(5, 128),))], 10**6, far)
+    assert last.most(far) == entry[0].cost() - sum(far.charged(prompt) for prompt in entry[1])
+    schedule = LimitedSchedule(PROFILES["demo"], 2000, ending(128, 51, 0, 8))
+    opened = [Bracket(i, "hyperband", 0, (Rung(4, 8),)) for i in range(9)]
+    assert schedule.following(opened, 400 + 30, False) is None
+    assert schedule.following(opened, 400 + 30, False, far) is not None
+
+
+# ---- no limit ----
+
+
+def test_without_a_limit_the_schedule_is_one_pass_and_invbos_iterations():
+    for profile, top, in_full in (("one-gpu", 1319, 54_661), ("demo", 128, None)):
+        config = PROFILES[profile]
+        schedule = full_schedule(config, ending(top))
+        assert schedule.limit == 0 and schedule.brackets == len(schedule.list)
+        passes = [replace(bracket, chunk=0) for bracket in schedule.list if bracket.stage == "hyperband"]
+        assert passes == hyperband_brackets(top, config.hyperband.b_min, 2)
+        assert in_full in (None, cost(passes))
+        assert [b.stage for b in schedule.list[len(passes) :]] == ["invbo"] * config.invbo.iterations
+        assert [bracket.index for bracket in schedule.list] == list(range(len(schedule.list)))
+    assert schedule.list[-1].rungs == (Rung(4, 8), Rung(2, 16), Rung(1, 32), Rung(1, 64), Rung(1, 128))
+    assert schedule.cost_after(len(passes)) == 3 * schedule.list[-1].cost()
+
+
+def test_eta_of_the_config_is_used():
+    config = replace(PROFILES["demo"], hyperband=HyperbandConfig(b_min=3, eta=3))
+    assert [rung.fidelity for rung in full_schedule(config, ending(81)).list[0].rungs] == [3, 9, 27, 81]
+
+
+def test_a_fixed_list_is_as_wide_as_its_limit_pays_for_and_skips_what_it_does_not():
+    schedule = FixedSchedule(tuple(hyperband_brackets(40, 10, 2)), 100)
+    assert schedule.following([], 1000, False) == schedule.list[0]
+    assert schedule.following([], 60, False) == schedule.list[0].narrowed(60)
+    assert schedule.following([schedule.list[0]], 39, False) is None
+    assert schedule.closing(schedule.list, 1000, history(a=(40, 1))) is None
+
+
+# ---- ladders and chunks ----
+
+
+@given(st.integers(1, 5000), st.integers(1, 50), st.integers(2, 5))
+def test_a_rising_ladder_begins_at_the_least_and_ends_with_all(n, b_min, eta):
+    n = max(n, b_min)
+    ladder = rising(n, b_min, eta)
+    assert (ladder[0], ladder[-1]) == (b_min, n)
+    assert list(ladder) == sorted(set(ladder))
+    assert all(above == eta * below for below, above in pairwise(ladder[:-1]))
+    assert len(ladder) <= 1 + len(fidelities(n, b_min, eta))
+
+
+@given(st.integers(1, 200), st.integers(1, 12))
+def test_chunks_are_of_equal_size_and_not_too_small(size, chunks):
+    bracket = chunked(Bracket(0, "hyperband", 1, (Rung(size, 10), Rung(1, 20))), chunks)
+    assert sum(bracket.chunks) == size and len(bracket.chunks) <= chunks
+    assert len(set(bracket.chunks[:-1])) <= 1 and max(bracket.chunks) == bracket.chunks[0]
+    assert bracket.chunks[0] >= min(size, MIN_CHUNK)
+
+
+# ---- the ending ----
+
+RACED = [Bracket(0, "hyperband", 0, (Rung(4, 10),))]
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "rungs"),
+    [
+        (12, 10**6, [(12, 20), (4, 64), (2, 128)]),
+        (12, 300, [(12, 10), (2, 64)]),
+        (12, 200, [(2, 64)]),
+        (12, 100, [(1, 64)]),
+        (12, 63, None),
+        (1, 10**6, [(1, 20), (1, 64), (1, 128)]),
+        (1, 100, [(1, 10), (1, 64)]),
+        (0, 10**6, None),
+    ],
+)
+def test_the_baselines_race_is_the_longest_that_its_budget_pays_for(count, budget, rungs):
+    entry = ending(128, 51, count, baseline=budget).closing(RACED, 10**6, History(""))
+    found = entry and [(rung.size, rung.fidelity) for rung in entry[0].rungs]
+    assert found == rungs
+    if entry:
+        assert (entry[0].stage, entry[0].index, len(entry[1])) == ("baseline", 1, rungs[0][0])
+        assert entry[0].cost() <= budget
+        short = ending(128, 51, count).closing(RACED, budget, History(""))
+        assert short == entry, "what is left of the limit bounds it just so"
+
+
+def test_the_baselines_race_begins_with_the_best_plain_prompts_and_pays_only_for_what_is_new():
+    known = history(plain_3=(10, 1), plain_7=(10, 2), plain_1=(10, 9))
+    entry = ending(128, 0, 12, baseline=2 * (64 - 10)).closing(RACED, 10**6, known)
+    assert [prompt.instruction for prompt in entry[1]] == ["plain 3", "plain 7"]
+    assert entry[0].rungs == (Rung(2, 64),)
+
+
+def test_after_the_baselines_race_come_the_finalists_and_then_nothing():
+    known = history(a=(20, 1), b=(20, 2), c=(10, 0), d=(10, 1), e=(10, 2))
+    last = ending(40, 20, 1)
+    baseline, _ = last.closing(RACED, 10**6, known)
+    final, entrants = last.closing([*RACED, baseline], 10**6, known)
+    assert (baseline.stage, final.stage, final.index) == ("baseline", "final", 2)
+    assert (final.rungs, entrants) == ((Rung(4, 60),), prompts("abcd"))
+    assert last.closing([*RACED, baseline, final], 10**6, known) is None
+    assert last.closing([*RACED, final], 10**6, known) is None, "no race for a baseline once finalists ran"
+
+
+def test_without_anything_observed_nothing_is_final():
+    assert ending(128, 51, 0).closing([], 10**6, History("")) is None
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([10, 20, 40, 80]), st.integers(0, 10)), min_size=1, max_size=6),
+    st.integers(0, 600),
+    st.integers(0, 60),
+)
+def test_the_finalists_cost_what_is_left_at_most_and_all_see_the_same(found, left, fresh):
+    known = history(**{f"p{i}": pair for i, pair in enumerate(found)})
+    entry = ending(80, fresh, 0).closing(RACED, left, known)
+    if entry is None:
+        paid = [known.charged(prompt) for prompt, _ in known.leaders()][:FINALISTS]
+        catching_up = [sum(paid[0] - before for before in paid[:count]) for count in range(len(paid) + 1)]
+        assert left == 0 or paid[0] == 80 + fresh, "the leader alone could have seen more"
+        assert all(price == 0 or price > left for price in catching_up)
+        return
+    [rung] = entry[0].rungs
+    paid = [known.charged(prompt) for prompt in entry[1]]
+    assert rung.size == len(entry[1]) <= FINALISTS
+    assert max(paid) <= rung.fidelity <= 80 + fresh and min(paid) < rung.fidelity
+    assert sum(rung.fidelity - before for before in paid) <= left
+    assert entry[1] == [prompt for prompt, _ in known.leaders()][: rung.size]
+
+
+def test_fewer_finalists_where_the_limit_does_not_pay_for_a_quarter_more():
+    known = history(a=(40, 1), b=(40, 2), c=(40, 3), d=(40, 4))
+
+    def final(left):
+        entry = ending(80, 0, 0).closing(RACED, left, known)
+        return entry and (entry[0].rungs[0].size, entry[0].rungs[0].fidelity)
+
+    assert [final(left) for left in (1000, 40, 39, 30, 29, 2, 1, 0)] == [
+        (4, 80),
+        (4, 50),
+        (3, 53),
+        (3, 50),
+        (2, 54),
+        (2, 41),
+        (1, 41),
+        None,
+    ]
+
+
+@pytest.mark.parametrize("left", [40, 24, 10**6])
+def test_a_baseline_that_went_higher_is_not_the_answer_for_that_alone(left):
+    """It is at 64 examples, the best prompt of the search at 40: the finalists' race brings both to the same."""
+    known = history(plain_0=(64, 50), a=(40, 0), b=(40, 1))
+    entry = ending(64, 0, 1).closing([*RACED, Bracket(1, "baseline", 0, (Rung(1, 64),))], left, known)
+    assert Prompt("a") in entry[1] and entry[0].rungs[0].fidelity == 64
