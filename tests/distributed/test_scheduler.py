@@ -84,9 +84,10 @@ def start(scheduler, controller, texts):
 
 
 def finish(scheduler, controller, trial):
-    """The earlier in the alphabet, the fewer errors."""
+    """The earlier in the alphabet, the fewer errors; from y on all answers are wrong."""
     n = trial.config["fidelity"]
-    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n) for p in trial.config["prompts"]]
+    errors = {p.id: n if p.instruction >= "y" else min(n - 1, ord(p.instruction) - 97) for p in trial.config["prompts"]}
+    counts = [Evaluation(Observation(key, wrong, n), 0, n) for key, wrong in errors.items()]
     decision = scheduler.on_trial_result(controller, trial, {"evaluations": counts})
     if decision == TrialScheduler.STOP:
         trial.status = Trial.TERMINATED
