@@ -42,30 +42,6 @@ def least(config, inputs) -> int:
     return int(re.search(r"expected (\d+)", str(caught.value))[1])
 
 
-# ---- how a limit is divided ----
-
-
-@pytest.mark.parametrize("calls", [90, 100, 300, 1000, 10_000])
-def test_the_parts_of_a_limit_leave_it_whole(calls, inputs):
-    budget = divide(limited(calls), inputs)
-    searched = budget.for_search(budget.writing)
-    assert budget.writing + searched + TESTED * budget.test + budget.reserve == calls
-    assert TESTED * budget.test <= 0.2 * calls and budget.writing <= 0.1 * calls and searched >= 0.6 * calls
-    assert budget.for_search(0) == searched + budget.writing, "what the writing does not need, the search gets"
-
-
-def test_without_a_limit_everything_is_wanted_whole(inputs):
-    budget = divide(DEMO, inputs)
-    assert (budget.limit, budget.for_search(50), budget.reserve) == (0, 0, 0)
-    assert budget.test == len(inputs.task.test)
-    assert divide(replace(DEMO, test_share=0.0), inputs).test == 0
-
-
-def test_what_is_switched_off_gets_nothing(inputs):
-    budget = divide(limited(300, replace(DEMO, ape=APEConfig(use=False), test_share=0.0)), inputs)
-    assert (budget.writing, budget.test) == (0, 0)
-
-
 # ---- the plan and the limit ----
 
 
