@@ -6,15 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from lipo_e_ray.config import RunConfig
 from lipo_e_ray.engine.replay import ReplayEngine
 from lipo_e_ray.engine.simulated import Latency, Load, SimulatedEngine
-from lipo_e_ray.search.brackets import Bracket
+from lipo_e_ray.proposal.exemplars import ExemplarPool
+from lipo_e_ray.search.brackets import Bracket, hyperband_brackets
+from lipo_e_ray.search.schedule import chunked
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.task.task import Task
 from lipo_e_ray.types import Example, Origin, Outcome, Prompt, Proposal, Request
 
 QUESTION_CHARS, ANSWER_CHARS = 235, 290  # means of GSM8K
 EXEMPLARS = 8
+
+
+def full_pass(n: int, b_min: int) -> list[Bracket]:
+    """One Hyperband pass over ``n`` examples, in chunks as a run without a limit has them."""
+    return [chunked(bracket, RunConfig().hyperband.chunks) for bracket in hyperband_brackets(n, b_min, 2)]
 
 
 def make_task(n: int) -> Task:
@@ -40,8 +50,19 @@ def random_proposals(request: Request, pool: Sequence[Example]) -> list[Proposal
             ),
             Origin("ape", request.stage, request.bracket),
         )
-        for i in range(request.count)
+        for i in range(request.first, request.first + request.count)
     ]
+
+
+def random_prompts(
+    instructions: Sequence[str], pool: ExemplarPool, count: int, rng: np.random.Generator
+) -> list[Prompt]:
+    """``count`` different ones: any instruction with a random set of exemplars."""
+    chosen = dict[str, Prompt]()
+    while len(chosen) < count:
+        prompt = Prompt(instructions[int(rng.integers(len(instructions)))], pool.random(rng))
+        chosen[prompt.id] = prompt
+    return list(chosen.values())
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ ORDER = [
     "distributed",
     "report",
     "inputs",
+    "budget",
     "recipe",
     "planning",
     "job",

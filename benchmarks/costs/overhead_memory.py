@@ -30,6 +30,7 @@ from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.store.run_folder import RunFolder
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.types import (
+    Batch,
     Completion,
     Fingerprints,
     InstructionSource,
@@ -87,11 +88,12 @@ def write_ledger(size: Size, folder: Path) -> None:
     info = {"z": [0.12345] * 32, "mean": 0.4, "std": 0.1}
     with Ledger(folder / "ledger.sqlite", Fingerprints("model", "sampling", "template")) as ledger:
         stages: tuple[tuple[Stage, InstructionSource, int, list[Prompt]], ...] = (
-            ("seeds", "seed", 500, prompts[:SEEDS]),
+            ("baseline", "seed", 500, prompts[:SEEDS]),
             ("hyperband", "ape", 300, prompts[SEEDS:]),
         )
         for bracket, (stage, source, least, chosen) in enumerate(stages):
-            ledger.record_proposals(bracket, [Proposal(p, Origin(source, stage, bracket), info) for p in chosen])
+            proposals = tuple(Proposal(p, Origin(source, stage, bracket), info) for p in chosen)
+            ledger.record_batch(bracket, 0, Batch(proposals))
             for i, prompt in enumerate(chosen):
                 wrong = size.outcomes * (least + i) // 1000
                 _answer(ledger, prompt, "validation", size.outcomes, wrong)
@@ -137,7 +139,9 @@ def bo_side(size: Size, folder: Path, encoder: Any) -> tuple[list[Proposal], lis
     latent = space, SearchInverter(encoder, _rewrite)
     proposer = Proposer(task, RunConfig(), dict.fromkeys(texts, "ape"), lambda: latent)
     observed = observations(space, texts, task.pool, size.prompts)
-    return (proposer.propose(Request("hyperband", 1, 32, observed)), proposer.propose(Request("invbo", 2, 4, observed)))
+    requests = Request("hyperband", 1, 32, observed), Request("invbo", 2, 4, observed)
+    two_stage, invbo = (list(proposer.propose(request).proposals) for request in requests)
+    return two_stage, invbo
 
 
 def _rewrite(chats: Sequence[Sequence[Message]], samplings: Sequence[Sampling]) -> list[Completion]:

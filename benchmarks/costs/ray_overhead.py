@@ -20,9 +20,11 @@ from lipo_e_ray.distributed.pools import EnginesConfig, start_service
 from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session
 from lipo_e_ray.engine.simulated import SimulatedEngine
-from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung
+from lipo_e_ray.search.brackets import Bracket, Rung
+from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.service.service import CHUNK
-from lipo_e_ray.types import Proposal, Request
+from lipo_e_ray.types import Batch, Request
 
 RUNGS = 8
 BRACKETS = 20  # in Tune's run, of 8 rungs of one prompt and one example each: next to nothing to evaluate
@@ -38,8 +40,8 @@ class InstantProposer:
     def prepare(self) -> None:
         pass
 
-    def propose(self, request: Request) -> list[Proposal]:
-        return random_proposals(request, self._pool)
+    def propose(self, request: Request) -> Batch:
+        return Batch(tuple(random_proposals(request, self._pool)))
 
 
 def ray_rows() -> list[dict[str, Any]]:
@@ -87,7 +89,7 @@ def _tune(service: Any, folder: Path) -> tuple[float, float]:
     bo.prepare()
     start = time.perf_counter()
     tune_search(
-        Hyperband(brackets, 0, overlap=0),
+        Hyperband(FixedSchedule(tuple(brackets)), 0, overlap=0),
         service,
         bo,
         folder,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.workload import random_prompts
 from lipo_e_ray.config import VAEConfig
 from lipo_e_ray.latent.space import LatentSpace
 from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.exemplars import ExemplarPool
-from lipo_e_ray.proposal.sources import random_prompts
 from lipo_e_ray.types import Example, Observation, Prompt, digest
 
 Observed = tuple[tuple[Prompt, Observation], ...]

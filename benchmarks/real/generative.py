@@ -21,6 +21,7 @@ from scipy.stats import ttest_1samp
 
 from benchmarks.machine import write
 from benchmarks.recorded.record import record
+from benchmarks.workload import random_prompts
 from lipo_e_ray.config import PROFILES
 from lipo_e_ray.engine.base import Engine, generation_key
 from lipo_e_ray.inputs import Inputs, load_inputs
@@ -73,15 +74,6 @@ def written_instructions(folder: Path, inputs: Inputs) -> tuple[list[str], int]:
         return generate_instructions(recorded, inputs.task, config.ape, config.seed), calls
 
 
-def random_prompts(instructions: Sequence[str], pool: ExemplarPool, count: int, seed: int) -> list[Prompt]:
-    """``count`` different ones: any instruction with a random set of 0 to ``max_exemplars`` exemplars."""
-    rng, chosen = np.random.default_rng(seed), dict[str, Prompt]()
-    while len(chosen) < count:
-        prompt = Prompt(instructions[int(rng.integers(len(instructions)))], pool.random(rng))
-        chosen[prompt.id] = prompt
-    return list(chosen.values())
-
-
 async def accuracies(
     ledger: Ledger, engine: Engine, inputs: Inputs, prompts: Sequence[Prompt], split: Split
 ) -> list[float]:
@@ -98,7 +90,8 @@ def candidates(folder: Path, calls: int, inputs: Inputs, seed: int) -> list[Prom
     written, paid = written_instructions(folder, inputs)
     count = (calls - paid - 2 * len(inputs.task.test)) // len(inputs.task.validation)
     pool = ExemplarPool(inputs.task.pool, PROFILES["demo"].max_exemplars)
-    return random_prompts(list(dict.fromkeys([*inputs.instructions, *written])), pool, count, seed)
+    texts = list(dict.fromkeys([*inputs.instructions, *written]))
+    return random_prompts(texts, pool, count, np.random.default_rng(seed))
 
 
 async def compare(

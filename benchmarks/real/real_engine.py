@@ -33,18 +33,18 @@ import numpy as np
 from benchmarks.machine import machine, write
 from benchmarks.real.latency_fit import fit_latency
 from benchmarks.real.prediction import predict
-from benchmarks.workload import RecordedEngine, Workload
+from benchmarks.workload import RecordedEngine, Workload, full_pass
 from lipo_e_ray.config import PROFILES, ModelConfig, TaskConfig
 from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.inputs import vllm_spec
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
-from lipo_e_ray.search.brackets import hyperband_brackets
 from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.task.loading import load_task
 from lipo_e_ray.task.rendering import render
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Evaluation, Observation, Origin, Prompt, Proposal, Request, Sampling
+from lipo_e_ray.types import Batch, Evaluation, Observation, Origin, Prompt, Proposal, Request, Sampling
 
 RESULTS = Path(__file__).parents[1] / "results" / "real_engine.json"
 PROMPTS, EXAMPLES = 10, 48  # of the comparison with one call
@@ -66,8 +66,8 @@ def candidates(request: Request, pool: Sequence[Any]) -> list[Proposal]:
             Prompt(rng.choice(SEED_INSTRUCTIONS), tuple(rng.sample(list(pool), rng.randint(0, 8)))),
             Origin("seed", request.stage, request.bracket),
         )
-        for _ in range(request.count)
-    ]
+        for _ in range(request.first + request.count)
+    ][request.first :]
 
 
 # ---- what runs in processes of their own; each prints one line of JSON ----
@@ -135,7 +135,7 @@ def by_ray(model: ModelConfig, folder: Path) -> dict[str, float]:
     from lipo_e_ray.distributed.bo_actor import BOSlot
     from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 
-    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=OVERLAP)
+    hyperband = Hyperband(FixedSchedule(tuple(full_pass(N, B_MIN))), 0, OVERLAP)
     with _service(model, folder) as service:
         bo = BOSlot(partial(start_bo_actor, _Proposer, service))
         bo.prepare()
@@ -172,9 +172,9 @@ class _Proposer:
     def prepare(self) -> None:
         pass
 
-    def propose(self, request: Request) -> list[Proposal]:
+    def propose(self, request: Request) -> Batch:
         self._fit(len(request.observed))
-        return candidates(request, task(PROFILES["demo"].model).pool)
+        return Batch(tuple(candidates(request, task(PROFILES["demo"].model).pool)))
 
 
 def _fitter() -> Callable[[int], float]:
@@ -198,8 +198,8 @@ def _fitter() -> Callable[[int], float]:
 def _walk(evaluate: Callable[[Prompt, int], Evaluation], data: Task) -> None:
     from lipo_e_ray.search.replay import run_search
 
-    hyperband = Hyperband(hyperband_brackets(N, B_MIN, 2), seed=0, overlap=0)
-    run_search(hyperband, lambda request: candidates(request, data.pool), evaluate)
+    hyperband = Hyperband(FixedSchedule(tuple(full_pass(N, B_MIN))), 0, overlap=0)
+    run_search(hyperband, lambda request: Batch(tuple(candidates(request, data.pool))), evaluate)
 
 
 def _compared(model: ModelConfig) -> list[Proposal]:
@@ -309,7 +309,7 @@ def compare(model: ModelConfig, runs: int, folder: Path) -> None:
         int(fitted["max_num_seqs"]),
         int(fitted["answer_tokens"]),
     )
-    predicted = predict(hyperband_brackets(N, B_MIN, 2), OVERLAP, workload, model_of_time, fit_s)
+    predicted = predict(full_pass(N, B_MIN), OVERLAP, workload, model_of_time, fit_s)
     print(
         "predicted, s: "
         + ", ".join(f"{name} {value:.1f}" for name, value in predicted.items() if name != "single_process_steps")

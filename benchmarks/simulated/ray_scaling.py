@@ -17,15 +17,16 @@ import ray
 
 from benchmarks.costs.ray_overhead import InstantProposer
 from benchmarks.simulated.simulation import IN_FLIGHT, Costs, simulate
-from benchmarks.workload import gsm8k_like
+from benchmarks.workload import full_pass, gsm8k_like
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.calls import result, slow_result
 from lipo_e_ray.distributed.pools import EnginesConfig, start_service
 from lipo_e_ray.distributed.runner import start_bo_actor, tune_search
 from lipo_e_ray.distributed.session import ray_session
 from lipo_e_ray.engine.simulated import Latency, SimulatedEngine
-from lipo_e_ray.search.brackets import Bracket, hyperband_brackets
+from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.types import Example, Outcome, Prompt, Sampling
 
 N, B_MIN = 256, 16  # of the pass
@@ -62,7 +63,11 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
         bo.prepare()
         start = time.time()
         tune_search(
-            Hyperband(brackets, 0, overlap=overlap), service, bo, folder, lambda position: ends.append(time.time())
+            Hyperband(FixedSchedule(tuple(brackets)), 0, overlap),
+            service,
+            bo,
+            folder,
+            lambda position: ends.append(time.time()),
         )
         first = min(path.stat().st_mtime for path in folder.glob("first-*"))
         ray.get(service.close.remote())
@@ -71,7 +76,7 @@ def by_ray(brackets: Sequence[Bracket], engines: int, latency: Latency, overlap:
 
 def against_ray(latency: Latency, costs: Costs, overlap: int) -> list[dict[str, float]]:
     """A row for each number of engines: seconds by simulation and by Ray."""
-    brackets, rows = hyperband_brackets(N, B_MIN, 2), []
+    brackets, rows = full_pass(N, B_MIN), []
     for engines in ENGINES:
         simulated = simulate(brackets, engines, latency, costs, overlap)
         seconds, start_s = by_ray(brackets, engines, latency, overlap)

@@ -18,12 +18,13 @@ from pathlib import Path
 from benchmarks.simulated.virtual_time import run
 from benchmarks.workload import Workload, gsm8k_like
 from lipo_e_ray.engine.simulated import Latency
-from lipo_e_ray.search.brackets import Bracket, ticks
+from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.search.hyperband import Evaluate, Hyperband
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.service.dispatch import Dispatcher
 from lipo_e_ray.service.service import BeforeSend, EvaluationService
 from lipo_e_ray.task.task import Task
-from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Request, RungResult, Sampling
+from lipo_e_ray.types import Completion, Message, Outcome, Prompt, Request, Sampling
 
 IN_FLIGHT = 2  # examples sent to an engine at a time, in units of its ``max_num_seqs``, as in ``run.py``
 
@@ -135,16 +136,16 @@ def simulate(
 ) -> Job:
     """Walk all ``brackets`` with Ray's shape: rungs side by side, proposals beside them, engines filled by chunks."""
     workload = workload or gsm8k_like(brackets)
-    hyperband = Hyperband(brackets, seed=0, overlap=overlap)
+    hyperband = Hyperband(FixedSchedule(tuple(brackets)), 0, overlap)
 
-    async def main() -> tuple[float, LocalPool, list[RungResult]]:
+    async def main() -> tuple[float, LocalPool, list[Evaluate]]:
         pool = LocalPool(workload, engines, latency, costs.request_s)
         async with _service(pool, workload.task) as service:
-            rungs = await _drive(hyperband, service, workload, costs)
-        return asyncio.get_running_loop().time(), pool, rungs
+            steps = await _drive(hyperband, service, workload, costs)
+        return asyncio.get_running_loop().time(), pool, steps
 
-    makespan, pool, rungs = run(main())
-    return _job(brackets, overlap, latency, makespan, pool, rungs)
+    makespan, pool, steps = run(main())
+    return _job(brackets, overlap, latency, makespan, pool, steps)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def simulate_one_by_one(
     """
     workload = workload or gsm8k_like(brackets)
     steps: dict[int, list[float]] = defaultdict(list)
-    hyperband = Hyperband(brackets, seed=0, overlap=0)
+    hyperband = Hyperband(FixedSchedule(tuple(brackets)), 0, overlap=0)
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -186,7 +187,7 @@ def simulate_one_by_one(
                     start = loop.time()
                     evaluations.append(await service.evaluate(prompt, "validation", action.fidelity))
                     steps[evaluations[-1].new_calls].append(loop.time() - start)
-                hyperband.observe(action.bracket, action.rung, evaluations)
+                hyperband.observe(action.bracket, action.step, evaluations)
         return loop.time()
 
     return run(main()), [Step(n, n * len(steps[n]), sum(steps[n])) for n in sorted(steps)]
@@ -201,12 +202,11 @@ async def _service(pool: LocalPool, task: Task) -> AsyncIterator[EvaluationServi
         await service.close()
 
 
-async def _drive(
-    hyperband: Hyperband, service: EvaluationService, workload: Workload, costs: Costs
-) -> list[RungResult]:
-    """What searcher, scheduler and trials do; the results of all rungs, in the order they were complete."""
-    under_way: dict[tuple[int, int | None], asyncio.Task[None]] = {}  # by bracket and rung, None: its proposals
-    rungs: list[RungResult] = []
+async def _drive(hyperband: Hyperband, service: EvaluationService, workload: Workload, costs: Costs) -> list[Evaluate]:
+    """What searcher, scheduler and trials do; all steps, in the order they were complete."""
+    # By bracket and: the step that is evaluated, or the number of the first prompt that is proposed.
+    under_way: dict[tuple[type, int, int], asyncio.Task[None]] = {}
+    steps: list[Evaluate] = []
 
     async def propose(request: Request) -> None:
         if request.observed:
@@ -218,11 +218,13 @@ async def _drive(
         evaluations = await asyncio.gather(
             *(service.evaluate(prompt, "validation", action.fidelity, action.wave) for prompt in action.prompts)
         )
-        rungs.extend(hyperband.observe(action.bracket, action.rung, evaluations))
+        hyperband.observe(action.bracket, action.step, evaluations)
+        steps.append(action)
 
     while actions := hyperband.actions():
         for action in actions:
-            key = (action.bracket, None if isinstance(action, Request) else action.rung)
+            place = action.first if isinstance(action, Request) else action.step
+            key = (type(action), action.bracket, place)
             if key not in under_way:
                 doing = propose(action) if isinstance(action, Request) else evaluate(action)
                 under_way[key] = asyncio.create_task(doing)
@@ -230,7 +232,7 @@ async def _drive(
         await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
     for task in under_way.values():
         task.result()
-    return rungs
+    return steps
 
 
 def _job(
@@ -239,7 +241,7 @@ def _job(
     latency: Latency,
     makespan: float,
     pool: LocalPool,
-    rungs: Sequence[RungResult],
+    steps: Sequence[Evaluate],
 ) -> Job:
     outcomes = [outcome for answers in pool.outcomes.values() for outcome in answers]
     prefix = {prompt_id: max(o.cached_tokens for o in answers) for prompt_id, answers in pool.outcomes.items()}
@@ -255,10 +257,10 @@ def _job(
         )
 
     order = {example_id: i for i, example_id in enumerate(pool._examples)}
-    length: dict[tuple[int, int], float] = defaultdict(float)
-    for r in rungs:
-        below = brackets[r.bracket].rungs[r.rung - 1].fidelity if r.rung else 0
-        length[r.bracket, r.rung] = max(length[r.bracket, r.rung], seconds(r.observation.prompt_id, r.fidelity, below))
+    length: dict[tuple[int, int], float] = {}
+    for step in steps:
+        below = brackets[step.bracket].rungs[step.rung - 1].fidelity if step.rung else 0
+        length[step.bracket, step.step] = max(seconds(prompt.id, step.fidelity, below) for prompt in step.prompts)
     return Job(
         len(pool.engines),
         len(outcomes),
@@ -272,13 +274,22 @@ def _job(
 
 
 def _critical_path(brackets: Sequence[Bracket], overlap: int, length: dict[tuple[int, int], float]) -> float:
-    opened = ticks(brackets, overlap)
-    ends: dict[tuple[int, int], float] = {}  # when a bracket has that many rungs complete
+    """``length``: seconds of each step of each bracket. See ``Hyperband`` for what waits for what."""
+    opened = [0]
+    for bracket in brackets[:-1]:
+        opened.append(opened[-1] + max(1, bracket.steps - overlap))
+    ends: dict[tuple[int, int], float] = {}  # when a bracket has that many steps complete
+
+    def known(tick: int, k: int) -> float:
+        """When all steps are complete that the schedule completes by ``tick`` in the first ``k`` brackets."""
+        steps = ((j, min(brackets[j].steps, tick - opened[j])) for j in range(k))
+        return max((ends[j, n] for j, n in steps if n > 0), default=0.0)
+
     for k, bracket in enumerate(brackets):
-        ends[k, 0] = max(
-            (ends[j, min(len(before.rungs), opened[k] - opened[j])] for j, before in enumerate(brackets[:k])),
-            default=0.0,
-        )
-        for rung in range(len(bracket.rungs)):
-            ends[k, rung + 1] = ends[k, rung] + length[k, rung]
+        ends[k, 0] = known(opened[k], k)
+        for step in range(bracket.steps):
+            start = ends[k, step]
+            if 0 < step < len(bracket.chunks):  # a chunk that is proposed when those before it are known
+                start = max(start, known(opened[k] + step - min(overlap, 1), k))
+            ends[k, step + 1] = start + length[k, step]
     return max(ends.values())

@@ -21,9 +21,10 @@ import numpy as np
 from benchmarks.machine import write
 from benchmarks.simulated.ray_scaling import against_ray
 from benchmarks.simulated.simulation import Costs, Job, simulate, simulate_one_by_one
+from benchmarks.workload import full_pass
 from lipo_e_ray.config import PROFILES
 from lipo_e_ray.engine.simulated import Latency
-from lipo_e_ray.search.brackets import Bracket, cost, hyperband_brackets
+from lipo_e_ray.search.brackets import Bracket, cost
 
 RESULTS = Path(__file__).parents[1] / "results" / "throughput.json"
 PLOT = Path(__file__).parents[2] / "docs" / "scaling.png"
@@ -169,12 +170,12 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    brackets = hyperband_brackets(1319, 10, 2)
+    brackets = full_pass(1319, 10)
     costs = measured_costs()
     jobs = scaling(brackets, ENGINES, L40S, costs)
     one_by_one = baseline(brackets, L40S, costs, jobs[0])
     causes = loss(brackets, 64, costs)
-    large = scaling(hyperband_brackets(8 * 1319, 80, 2), (1, 8, 64), L40S, costs)
+    large = scaling(full_pass(8 * 1319, 80), (1, 8, 64), L40S, costs)
     for job in jobs:
         if bar := BARS.get(job.engines):
             print(

@@ -12,7 +12,7 @@ from lipo_e_ray.settings import DEFAULT, Settings
 
 
 def print_plan(plan: Plan) -> None:
-    """The schedule with its LLM calls, then tokens and time."""
+    """The schedule with its LLM calls, what the limit does not reach, then tokens and time."""
     console = Console()
     table = Table(title=f"{plan.task}, {plan.model}: upper bounds")
     table.add_column("part")
@@ -23,7 +23,7 @@ def print_plan(plan: Plan) -> None:
     limit = f"--max-llm-calls {plan.limit:,}" if plan.limit else ""
     table.add_row("all", limit, f"{plan.calls:,}", style="bold")
     console.print(table)
-    console.print(plan.tokens, plan.time, sep="\n", highlight=False)
+    console.print(*plan.gains, plan.tokens, plan.time, sep="\n", highlight=False)
 
 
 def print_settings(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What a run found, as plain numbers from its records: ranks, parts of the method, calibration. Intervals are 95% ones."""
+"""What a run found, as plain numbers: ranks, parts of the method, calibration. Intervals are 95% ones."""
 
 from __future__ import annotations
 

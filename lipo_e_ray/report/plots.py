@@ -109,7 +109,7 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
         title = (
             f"Validation error: baseline {error:.1%} (dashed, {base.fidelity} examples), best {y[-1]:.1%} "
             f"({records.full_fidelity})"
-            if y[-1] < error
+            if best is not base
             else f"No prompt beat the baseline's validation error of {error:.1%}"
         )
     axes.set_xlim(0, max(x[-1], 1))

@@ -194,8 +194,10 @@ class LimitedSchedule:
 
     @cached_property
     def races(self) -> int:
-        """How many of those there are: each has twice as many prompts as it needs to end with one. Of few calls, one wide
-        race made more than two (docs/log.md)."""
+        """How many of those there are: each has ``WIDER`` times as many prompts as it needs to end with one.
+
+        Of few calls, one wide race made more than two (docs/log.md).
+        """
         width = WIDER * self.config.hyperband.eta ** (len(self.ladder) - 1)
         purse = self._purse - self.iterations * self._price
         return max(1, min(len(self.ladder) - 1, purse // self._bracket(0, self.ladder, width).cost()))
@@ -220,8 +222,8 @@ class LimitedSchedule:
     ) -> Bracket | None:
         """See ``Schedule``.
 
-        First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them get
-        an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
+        First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them
+        get an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
         as long as one of ``LEAST_WIDTH`` prompts can be paid.
         """
         spare = left - (min(self.kept, self.ending.most(history)) if history else self.kept)

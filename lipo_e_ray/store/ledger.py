@@ -158,8 +158,8 @@ class Ledger:
             self._db.insert("proposals (bracket, position, prompt_id, source, stage, cosine, info)", rows)
 
     def record_rung(self, result: RungResult) -> None:
-        """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since, or of an
-        earlier chunk, when it was not known yet who goes up.
+        """Write a result. It replaces that of an earlier walk, whose failed calls may have been answered since, or that
+        of an earlier chunk, when it was not known yet who goes up.
         """
         o = result.observation
         with self._db.transaction():

@@ -14,7 +14,7 @@ import ray
 from lipo_e_ray.distributed import bo_actor
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.runner import start_bo_actor
-from lipo_e_ray.types import EngineError, InputError, Origin, Prompt, Proposal, Request
+from lipo_e_ray.types import Batch, EngineError, InputError, Observation, Origin, Prompt, Proposal, Request
 
 REQUEST = Request("hyperband", 7, 1)
 
@@ -23,16 +23,16 @@ class Records:
     """The service's part in it."""
 
     def __init__(self) -> None:
-        self.proposals = {}
+        self.batches = {}
 
-    async def recorded_proposals(self, bracket):
-        return self.proposals.get(bracket)
+    async def recorded_batch(self, bracket, first):
+        return self.batches.get((bracket, first))
 
-    async def record_proposals(self, bracket, proposals):
-        self.proposals[bracket] = proposals
+    async def record_batch(self, bracket, first, batch):
+        self.batches[bracket, first] = batch
 
     async def all(self):
-        return self.proposals
+        return self.batches
 
 
 class ReportingProposer:
@@ -48,15 +48,8 @@ class ReportingProposer:
 
         devices = os.environ["CUDA_VISIBLE_DEVICES"]
         text = f"{torch.get_num_threads()} thread, devices {devices!r}, {request.observed}, {self.prepared}"
-        return [
-            Proposal(Prompt(f"{text} {i}"), Origin("ape", request.stage, request.bracket)) for i in range(request.count)
-        ]
-
-
-class TellingProposer(ReportingProposer):
-    def propose(self, request):
-        text = f"{request.count} more beside {', '.join(prompt.id for prompt in request.running)}"
-        return [Proposal(Prompt(f"{text} {i}"), Origin("ape", "hyperband", 7)) for i in range(request.count)]
+        origin = Origin("ape", request.stage, request.bracket)
+        return Batch(tuple(Proposal(Prompt(f"{text} {i}"), origin) for i in range(request.count)), written=5)
 
 
 def no_proposer():
@@ -72,35 +65,36 @@ def cluster(ray_cluster):
 
 def test_proposals_are_recorded_and_reused(cluster):
     records = ray.remote(Records).options(num_cpus=0).remote()
-    [proposal] = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
-    assert proposal.prompt.instruction == "1 thread, devices '', (), 0 0"
-    assert ray.get(records.all.remote()) == {7: [proposal]}
+    batch = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
+    assert [p.prompt.instruction for p in batch.proposals] == ["1 thread, devices '', (), 0 0"]
+    assert batch.written == 5
+    assert ray.get(records.all.remote()) == {(7, 0): batch}
 
     again = start_bo_actor(no_proposer, records)
-    assert ray.get(again.propose.remote(REQUEST)) == [proposal]
+    assert ray.get(again.propose.remote(REQUEST)) == batch
     with pytest.raises(InputError, match="nobody should be asked"):
         ray.get(again.prepare.remote())
 
 
-def test_a_bracket_that_has_become_wider_gets_more(cluster):
+def test_each_chunk_has_a_record_of_its_own(cluster):
     records = ray.remote(Records).options(num_cpus=0).remote()
-    narrow = ray.get(start_bo_actor(ReportingProposer, records).propose.remote(REQUEST))
-    wide = replace(REQUEST, count=3)
-    wider = ray.get(start_bo_actor(TellingProposer, records).propose.remote(wide))
-    assert wider[:1] == narrow and len(wider) == 3
-    texts = [proposal.prompt.instruction for proposal in wider[1:]]
-    assert texts == [f"2 more beside {narrow[0].prompt.id} {i}" for i in (0, 1)]
-    assert ray.get(records.all.remote()) == {7: wider}
+    actor = start_bo_actor(ReportingProposer, records)
+    chunks = [replace(REQUEST, first=first) for first in (0, 1)]
+    batches = ray.get([actor.propose.remote(chunk) for chunk in chunks])
+    assert ray.get(records.all.remote()) == {(7, 0): batches[0], (7, 1): batches[1]}
+    again = start_bo_actor(no_proposer, records)
+    assert ray.get([again.propose.remote(chunk) for chunk in chunks]) == batches
 
 
-def test_while_the_seeds_race_the_proposer_is_prepared(cluster):
+def test_while_the_first_prompts_race_the_proposer_is_prepared(cluster):
     actor = start_bo_actor(ReportingProposer, ray.remote(Records).options(num_cpus=0).remote())
-    seeds, later = ray.get(
-        [actor.propose.remote(Request(stage, i, 1)) for i, stage in enumerate(("seeds", "hyperband"))]
+    observed = ((Prompt("seen"), Observation(Prompt("seen").id, 1, 2)),)
+    first, later = ray.get(
+        [actor.propose.remote(Request("hyperband", i, 1, seen)) for i, seen in enumerate(((), observed))]
     )
-    assert seeds[0].prompt.instruction.endswith(", 0 0")
-    third = ray.get(actor.propose.remote(Request("hyperband", 2, 1)))
-    assert third[0].prompt.instruction.endswith(", 1 0") and later
+    assert first.proposals[0].prompt.instruction.endswith("(), 0 0")
+    third = ray.get(actor.propose.remote(Request("hyperband", 2, 1, observed)))
+    assert third.proposals[0].prompt.instruction.endswith(", 1 0") and later.proposals
 
 
 class BreakingProposer:
@@ -118,10 +112,8 @@ class BreakingProposer:
             if order.name.startswith("exit"):
                 os._exit(1)
             time.sleep(3600)
-        return [
-            Proposal(Prompt(f"{request.bracket}.{i}"), Origin("ape", request.stage, request.bracket))
-            for i in range(request.count)
-        ]
+        origin = Origin("ape", request.stage, request.bracket)
+        return Batch(tuple(Proposal(Prompt(f"{request.bracket}.{i}"), origin) for i in range(request.count)))
 
 
 @pytest.fixture
@@ -143,10 +135,10 @@ def broken_slot(cluster, tmp_path):
 
 def answer(slot):
     deadline = time.monotonic() + 120
-    while (proposals := slot.propose(REQUEST)) is None:
+    while (batch := slot.propose(REQUEST)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return [proposal.prompt.instruction for proposal in proposals]
+    return [proposal.prompt.instruction for proposal in batch.proposals]
 
 
 def test_an_actor_that_dies_or_hangs_is_replaced_and_the_next_one_answers(broken_slot, monkeypatch):

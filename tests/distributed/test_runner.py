@@ -21,9 +21,11 @@ from ray.util import placement_group, remove_placement_group
 from lipo_e_ray.distributed import runner
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.session import signals_interrupt
-from lipo_e_ray.search.hyperband import Bracket, Hyperband, Rung, hyperband_brackets
+from lipo_e_ray.search.brackets import Bracket, Rung, hyperband_brackets
+from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.types import EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
+from lipo_e_ray.search.schedule import Ending, FixedSchedule
+from lipo_e_ray.types import Batch, EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
 
 N = 16
 
@@ -60,18 +62,17 @@ class HashProposer:
             *(f"{prompt.id} {o.errors}/{o.evaluated}" for prompt, o in request.observed),
             *(prompt.id for prompt in request.running),
         )
-        return [
-            Proposal(SpyPrompt(f"{request.bracket}.{i} after {seen}"), Origin("ape", "hyperband", request.bracket))
-            for i in range(request.count)
-        ]
+        origin = Origin("ape", request.stage, request.bracket)
+        texts = (f"{request.bracket}.{request.first + i} after {seen}" for i in range(request.count))
+        return Batch(tuple(Proposal(SpyPrompt(text), origin) for text in texts))
 
 
 class FakeService:
     """The part of ``EvaluationService`` that the search uses. ``behaviour``: what a prompt with "0.1" in it meets."""
 
-    def __init__(self, behaviour: str = "answer", proposals=None) -> None:
+    def __init__(self, behaviour: str = "answer", batches=None) -> None:
         self.behaviour = behaviour
-        self.proposals = proposals or {}
+        self.batches = batches or {}
         self.rungs = []
         self.torch_in_trials = set()
         self.under_way = self.most = 0
@@ -90,27 +91,32 @@ class FakeService:
         self.under_way -= 1
         return evaluate(prompt, n)
 
-    async def recorded_proposals(self, bracket):
-        return self.proposals.get(bracket)
+    async def recorded_batch(self, bracket, first):
+        return self.batches.get((bracket, first))
 
-    async def record_proposals(self, bracket, proposals):
-        self.proposals[bracket] = proposals
+    async def record_batch(self, bracket, first, batch):
+        self.batches[bracket, first] = batch
 
     async def record_rung(self, result):
         self.rungs.append(result)
 
     async def seen(self):
-        return self.proposals, self.rungs, self.torch_in_trials, self.most
+        return self.batches, self.rungs, self.torch_in_trials, self.most
 
 
-def brackets() -> list[Bracket]:
+PLAIN = tuple(SpyPrompt(f"plain {i}") for i in range(3))
+
+
+def schedule() -> FixedSchedule:
+    """Brackets in one part and in chunks, InvBO's, then the races for the baseline and for the answer."""
     ladder = tuple(Rung(size, fidelity) for size, fidelity in ((4, 4), (2, 8), (1, 16)))
     middle = hyperband_brackets(N, 4, 2, first_index=1)
-    return [
-        Bracket(0, "seeds", 1, (Rung(6, 8), Rung(2, N))),
-        *middle,
+    brackets = (
+        Bracket(0, "hyperband", 1, (Rung(6, 8), Rung(2, N))),
+        *(replace(bracket, chunk=2) for bracket in middle),
         *(Bracket(1 + len(middle) + i, "invbo", 2, ladder) for i in range(3)),
-    ]
+    )
+    return FixedSchedule(brackets, 0, Ending(PLAIN, N, 4, 4))
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +129,8 @@ def cluster(ray_cluster):
 SERVICES = []
 
 
-def service(behaviour="answer", proposals=None):
-    SERVICES.append(ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, proposals))
+def service(behaviour="answer", batches=None):
+    SERVICES.append(ray.remote(FakeService).options(num_cpus=0, max_concurrency=100).remote(behaviour, batches))
     return SERVICES[-1]
 
 
@@ -151,21 +157,26 @@ def no_proposer():
 
 
 def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, capfd):
-    proposals, rungs = {}, []
-    alone = Hyperband(brackets(), seed=3, overlap=2)
-    run_search(alone, HashProposer().propose, evaluate, proposals.__setitem__, rungs.extend)
+    batches, rungs = {}, []
+
+    def record(request, batch):
+        batches[request.bracket, request.first] = batch
+
+    alone = Hyperband(schedule(), seed=3, overlap=2)
+    run_search(alone, HashProposer().propose, evaluate, record, rungs.extend)
     assert any(r.observation.evaluated < r.fidelity for r in rungs), "the landscape should have failing prompts"
 
-    tuned, handle, events, before = Hyperband(brackets(), seed=3, overlap=2), service(), [], dict(os.environ)
+    tuned, handle, events, before = Hyperband(schedule(), seed=3, overlap=2), service(), [], dict(os.environ)
     search(tuned, handle, tmp_path, on_event=lambda position: events.append((time.perf_counter(), position)))
     recorded, tuned_rungs, torch_in_trials, most = ray.get(handle.seen.remote())
 
-    assert recorded == proposals
+    assert recorded == batches
+    assert {r.stage for r in rungs} == {"hyperband", "invbo", "baseline", "final"}
     assert same(tuned_rungs) == same(rungs)
     assert tuned.incumbent() == alone.incumbent() is not None
     assert events[-1][1] == alone.position()
     assert torch_in_trials == {False}
-    assert most >= 6, "the seeds' whole rung is under way at a time"
+    assert most >= 6, "the first bracket's whole rung is under way at a time"
     assert list(tmp_path.iterdir()) == []
     assert dict(os.environ) == before
     assert capfd.readouterr() == ("", "")
@@ -174,7 +185,7 @@ def test_tune_walks_as_without_ray_and_again_from_its_record(cluster, tmp_path, 
     later = sum(r.bracket > 0 for r in rungs)
     assert (events[-1][0] - events[first][0]) / later < 0.25, "s per prompt and rung; 0.01 on an idle machine"
 
-    again, resumed = service(proposals=recorded), Hyperband(brackets(), seed=3, overlap=2)
+    again, resumed = service(batches=recorded), Hyperband(schedule(), seed=3, overlap=2)
     search(resumed, again, tmp_path, make_proposer=no_proposer)
     assert same(ray.get(again.seen.remote())[1]) == same(rungs)
 
@@ -189,7 +200,7 @@ def test_no_rung_begins_after_the_deadline(cluster, tmp_path, monkeypatch, last)
         events.append(position)
         now[0] = 10.0 * (len(events) > last)
 
-    hyperband, handle = Hyperband(brackets(), seed=3, overlap=2), service()
+    hyperband, handle = Hyperband(schedule(), seed=3, overlap=2), service()
     search(hyperband, handle, tmp_path, on_event=on_event, deadline=5.0)
     recorded, rungs, _, _ = ray.get(handle.seen.remote())
     assert hyperband.actions() == []
@@ -197,23 +208,23 @@ def test_no_rung_begins_after_the_deadline(cluster, tmp_path, monkeypatch, last)
     assert (not rungs) == (last < 1)
 
     whole = []
-    run_search(Hyperband(brackets(), seed=3, overlap=2), HashProposer().propose, evaluate, on_rung=whole.extend)
+    run_search(Hyperband(schedule(), seed=3, overlap=2), HashProposer().propose, evaluate, on_rung=whole.extend)
     assert set(map(str, same(rungs))) < set(map(str, same(whole)))
-    again = service(proposals=recorded)
-    search(Hyperband(brackets(), seed=3, overlap=2), again, tmp_path)
+    again = service(batches=recorded)
+    search(Hyperband(schedule(), seed=3, overlap=2), again, tmp_path)
     assert same(ray.get(again.seen.remote())[1]) == same(whole)
 
 
 def test_an_evaluation_that_raises_ends_the_run_with_its_error(cluster, tmp_path, capfd):
     with pytest.raises(EngineError, match="^the engines are gone$"):
-        search(Hyperband(brackets(), seed=3), service("raise"), tmp_path)
+        search(Hyperband(schedule(), seed=3), service("raise"), tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_proposer_that_raises_ends_the_run_with_its_error(cluster, tmp_path):
     with pytest.raises(InputError, match="^nobody should be asked$"):
-        search(Hyperband(brackets(), seed=3), service(), tmp_path, make_proposer=no_proposer)
+        search(Hyperband(schedule(), seed=3), service(), tmp_path, make_proposer=no_proposer)
 
 
 def test_on_a_full_cluster_the_brackets_that_wait_are_named(cluster, tmp_path):
@@ -236,7 +247,7 @@ def test_on_a_full_cluster_the_brackets_that_wait_are_named(cluster, tmp_path):
 
     handle = service()
     bo = BOSlot(partial(runner.start_bo_actor, HashProposer, handle))
-    runner.tune_search(Hyperband(brackets(), seed=3), handle, bo, tmp_path, on_start=watch)
+    runner.tune_search(Hyperband(schedule(), seed=3), handle, bo, tmp_path, on_start=watch)
     assert said == ["bracket 1 waits for 0.001 CPU"] * 2
     assert ray.get(handle.seen.remote())[1]
 
@@ -255,6 +266,6 @@ def test_ctrl_c_ends_the_run_at_once(cluster, tmp_path):
             timer.start()
 
     with pytest.raises(KeyboardInterrupt), signals_interrupt():
-        search(Hyperband(brackets(), seed=3), service("hang"), tmp_path, on_event=on_event)
+        search(Hyperband(schedule(), seed=3), service("hang"), tmp_path, on_event=on_event)
     assert time.monotonic() - interrupted[0] < 5
     assert list(tmp_path.iterdir()) == []

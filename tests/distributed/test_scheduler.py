@@ -11,14 +11,16 @@ from ray.tune.schedulers import TrialScheduler
 
 from lipo_e_ray.distributed.scheduler import ACTORS_KEPT, BracketScheduler
 from lipo_e_ray.distributed.searcher import trial_config
-from lipo_e_ray.search.hyperband import Bracket, Evaluate, Hyperband, Rung
+from lipo_e_ray.search.brackets import Bracket, Rung
+from lipo_e_ray.search.hyperband import Evaluate, Hyperband
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.types import EngineError, Evaluation, Observation, Prompt, Request
 
-BRACKETS = [
+BRACKETS = (
     Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8))),
     Bracket(1, "hyperband", 1, (Rung(2, 4), Rung(1, 8))),
     Bracket(2, "hyperband", 0, (Rung(1, 8),)),
-]
+)
 
 
 class FakeTrial:
@@ -56,7 +58,11 @@ def controller():
 @pytest.fixture
 def scheduler():
     """Three brackets of two, two and one rungs, one rung apart."""
-    hyperband = Hyperband(BRACKETS, 0, overlap=1)
+    return make_scheduler(BRACKETS)
+
+
+def make_scheduler(brackets):
+    hyperband = Hyperband(FixedSchedule(brackets), 0, overlap=1)
     scheduler = BracketScheduler(hyperband, lambda results: None)
     scheduler.hyperband = hyperband
     return scheduler
@@ -78,9 +84,10 @@ def start(scheduler, controller, texts):
 
 
 def finish(scheduler, controller, trial):
-    """The earlier in the alphabet, the fewer errors."""
+    """The earlier in the alphabet, the fewer errors; from y on all answers are wrong."""
     n = trial.config["fidelity"]
-    counts = [Evaluation(Observation(p.id, min(n, ord(p.instruction) - 97), n), 0, n) for p in trial.config["prompts"]]
+    errors = {p.id: n if p.instruction >= "y" else min(n - 1, ord(p.instruction) - 97) for p in trial.config["prompts"]}
+    counts = [Evaluation(Observation(key, wrong, n), 0, n) for key, wrong in errors.items()]
     decision = scheduler.on_trial_result(controller, trial, {"evaluations": counts})
     if decision == TrialScheduler.STOP:
         trial.status = Trial.TERMINATED
@@ -156,3 +163,51 @@ def test_a_trial_that_died_is_tried_again_until_it_does_not_help(scheduler, cont
     trial.should_recover = lambda: False
     scheduler.on_trial_error(controller, trial)
     assert str(scheduler.failed).startswith("the trial of bracket 1 broke 4 times, last: ActorDiedError: ")
+
+
+def enter(scheduler, texts):
+    request = scheduler.hyperband.actions()[0]
+    scheduler.hyperband.enter(request.bracket, [Prompt(text) for text in texts])
+
+
+def test_a_trial_goes_on_with_the_next_chunk_once_it_is_proposed(controller):
+    scheduler = make_scheduler((Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8)), chunk=2),))
+    trial = start(scheduler, controller, "dc")
+    assert finish(scheduler, controller, trial) == TrialScheduler.NOOP
+    assert scheduler.choose_trial_to_run(controller) is None, "nothing to evaluate yet"
+    enter(scheduler, "ab")
+    assert scheduler.choose_trial_to_run(controller) is trial
+    assert (trial.config["rung"], trial.config["step"], trial.config["prompts"]) == (0, 1, [Prompt("a"), Prompt("b")])
+    trial.status = Trial.RUNNING
+    assert finish(scheduler, controller, trial) == TrialScheduler.NOOP
+    assert scheduler.choose_trial_to_run(controller) is trial
+    assert (trial.config["rung"], trial.config["step"], trial.config["prompts"]) == (1, 2, [Prompt("a"), Prompt("b")])
+
+
+def test_a_trial_whose_next_chunk_does_not_exist_ends(controller):
+    """Here its bracket is over without a result that could end it: every prompt of its only chunk is wrong."""
+    scheduler = make_scheduler((Bracket(0, "hyperband", 1, (Rung(4, 4), Rung(2, 8)), chunk=2), *BRACKETS[1:]))
+    trial = start(scheduler, controller, "zy")
+    assert finish(scheduler, controller, trial) == TrialScheduler.NOOP
+    enter(scheduler, "")
+    assert scheduler.hyperband.is_over(0)
+    other = start(scheduler, controller, "ab")
+    while scheduler.hyperband.actions():
+        finish(scheduler, controller, other)
+        again = scheduler.choose_trial_to_run(controller)
+        if again is not None:
+            again.status = Trial.RUNNING
+        elif scheduler.hyperband.actions():
+            other = start(scheduler, controller, "c")
+    scheduler.choose_trial_to_run(controller)
+    assert trial.status == Trial.TERMINATED
+
+
+def test_once_stopped_running_trials_end_and_paused_ones_are_ended(scheduler, controller):
+    first = start(scheduler, controller, "abcd")
+    finish(scheduler, controller, first)
+    second = start(scheduler, controller, "ef")
+    scheduler.hyperband.stop()
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert first.status == Trial.TERMINATED
+    assert finish(scheduler, controller, second) == TrialScheduler.STOP

@@ -12,6 +12,7 @@ from lipo_e_ray.config_tree import to_dict
 from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
 from lipo_e_ray.types import (
+    Batch,
     Completion,
     Example,
     Fingerprints,
@@ -48,7 +49,7 @@ class Writer:
 
     def bracket(self, index: int, proposals: dict[Proposal, str], rungs: tuple[int, ...] = (4, 8)) -> None:
         """``proposals``: each with its marks on the validation examples it was evaluated on."""
-        self.ledger.record_proposals(index, list(proposals))
+        self.ledger.record_batch(index, 0, Batch(tuple(proposals)))
         for rung, fidelity in enumerate(rungs):
             for proposal, marks in proposals.items():
                 if len(marks) < fidelity:
@@ -76,8 +77,8 @@ def proposal(name: str, k: int, source: str, stage: str, bracket: int, cosine: f
 
 
 PROPOSALS = {
-    "A": proposal("Seed one.", 0, "seed", "seeds", 0),
-    "B": proposal("Seed two.", 0, "seed", "seeds", 0),
+    "A": proposal("Seed one.", 0, "seed", "hyperband", 0, way="plain"),
+    "B": proposal("Seed two.", 0, "seed", "hyperband", 0, way="plain"),
     "C": proposal("Seed one.", 2, "seed", "hyperband", 1, mean=0.5, std=0.1, z=[1.0, 0.0, 0.0]),
     "D": proposal("By the model.", 3, "ape", "hyperband", 1, mean=0.9, std=0.0, z=[0.0, 1.0, 0.0]),
     "F": proposal(NASTY, 1, "invbo", "invbo", 2, 0.91, mean=0.3, std=0.2, z=[0.0, 1.0, 0.5]),

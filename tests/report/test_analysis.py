@@ -1,8 +1,13 @@
+import inspect
 import math
+import re
+from pathlib import Path
 
 import pytest
 
+from lipo_e_ray.proposal import sources
 from lipo_e_ray.report.analysis import (
+    WAYS,
     best_over_calls,
     coverage,
     new_instructions,
@@ -10,11 +15,17 @@ from lipo_e_ray.report.analysis import (
     predictions,
     stage_spans,
     top_prompts,
+    ways,
 )
 from lipo_e_ray.report.records import read
 from lipo_e_ray.report.statistics import Paired, Rate
 from lipo_e_ray.store.ledger import Ledger
-from lipo_e_ray.types import Fingerprints, Observation, Origin, Outcome, Prompt, Proposal, RungResult, Status
+from lipo_e_ray.types import Batch, Fingerprints, Observation, Origin, Outcome, Prompt, Proposal, RungResult, Status
+
+
+def record(ledger, bracket, prompts, source="seed", **info):
+    proposals = (Proposal(p, Origin(source, "hyperband", bracket), info) for p in prompts)
+    ledger.record_batch(bracket, 0, Batch(tuple(proposals)))
 
 
 def names(scored):
@@ -36,13 +47,38 @@ def test_ranks_never_mix_fidelities(records):
     assert [rank for rank, _ in top_prompts(records, 2)] == [1, 2]
 
 
-def test_best_over_calls_uses_full_results_only(records):
-    assert [(r.stage, r.calls, r.observation.errors) for r in best_over_calls(records)] == [
-        ("seeds", 12, 6),
-        ("hyperband", 24, 4),
-        ("hyperband", 28, 3),
+def test_best_over_calls_goes_up_in_fidelity_and_never_down(records):
+    """A: 3/4, then 6/8; C: 4/8; D: 3/8. B's 4/4, and E's 0/4, come when a higher fidelity was or is reached."""
+    assert [(r.fidelity, r.observation.errors, r.calls) for r in best_over_calls(records)] == [
+        (4, 3, 4),
+        (8, 6, 12),
+        (8, 4, 24),
+        (8, 3, 28),
     ]
-    assert stage_spans(records) == [("seeds", 0, 12), ("hyperband", 12, 28), ("invbo", 28, 44)]
+    assert stage_spans(records) == [("hyperband", 0, 28), ("invbo", 28, 44)]
+
+
+def test_ways_say_how_the_prompts_came_about(tmp_path):
+    """One line for each way that was taken; with the calls and the best full result of its prompts."""
+    taken = {"plain": 4, "edited": 1, "paired": 2, "not known": 0}
+    with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
+        for bracket, (way, errors) in enumerate(taken.items()):
+            prompt = Prompt(way)
+            record(ledger, bracket, [prompt], way=way)
+            ledger.record_outcomes("validation", [Outcome(prompt.id, f"e{i}", Status.WRONG) for i in range(bracket)])
+            seen = Observation(prompt.id, errors, 8)
+            ledger.record_rung(RungResult(bracket, "hyperband", 0, 0, 8, seen, False, 8))
+        found = ways(read(ledger))
+    assert [part.name for part in found] == [WAYS[way] for way in ("plain", "edited", "paired")]
+    assert [(part.prompts, part.finished, part.calls) for part in found] == [(1, 1, 0), (1, 1, 1), (1, 1, 2)]
+    assert [part.best.observation.errors for part in found] == [4, 1, 2]
+
+
+def test_every_way_that_a_source_names_is_in_the_table():
+    """So that no prompt is left out of it silently."""
+    folder = Path(inspect.getfile(sources)).parent
+    named = {way for path in folder.glob("*.py") for way in re.findall(r"\"way\": \"(\w+)\"", path.read_text())}
+    assert named and named <= set(WAYS)
 
 
 def test_parts_say_what_each_gave(records):
@@ -57,20 +93,20 @@ def test_parts_say_what_each_gave(records):
 
 def test_a_part_without_a_full_result_has_no_score(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
-        for bracket, (source, stage, fidelity) in enumerate([("seed", "seeds", 8), ("ape", "hyperband", 4)]):
+        for bracket, (source, fidelity) in enumerate([("seed", 8), ("ape", 4)]):
             prompt = Prompt(source)
-            ledger.record_proposals(bracket, [Proposal(prompt, Origin(source, stage, bracket))])
+            record(ledger, bracket, [prompt], source)
             seen = Observation(prompt.id, 1, fidelity)
-            ledger.record_rung(RungResult(bracket, stage, 0, 0, fidelity, seen, False, 8))
+            ledger.record_rung(RungResult(bracket, "hyperband", 0, 0, fidelity, seen, False, 8))
         assert [p.best is None for p in parts(read(ledger))] == [False, True, True, True, True]
 
 
 def test_a_result_with_failed_calls_is_no_score(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
         prompt = Prompt("Do it.")
-        ledger.record_proposals(0, [Proposal(prompt, Origin("seed", "seeds", 0))])
-        ledger.record_rung(RungResult(0, "seeds", 0, 0, 4, Observation(prompt.id, 2, 4), True, 4))
-        ledger.record_rung(RungResult(0, "seeds", 0, 1, 8, Observation(prompt.id, 2, 7), False, 8))
+        record(ledger, 0, [prompt])
+        ledger.record_rung(RungResult(0, "hyperband", 0, 0, 4, Observation(prompt.id, 2, 4), True, 4))
+        ledger.record_rung(RungResult(0, "hyperband", 0, 1, 8, Observation(prompt.id, 2, 7), False, 8))
         records = read(ledger)
     assert (records.full_fidelity, records.best.observation.evaluated) == (4, 4)
 
@@ -78,9 +114,9 @@ def test_a_result_with_failed_calls_is_no_score(tmp_path):
 def test_of_equals_the_tested_one_is_the_best(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite", Fingerprints("m", "s", "t")) as ledger:
         prompts = [Prompt("First."), Prompt("Second.")]
-        ledger.record_proposals(0, [Proposal(p, Origin("seed", "seeds", 0)) for p in prompts])
+        record(ledger, 0, prompts)
         for p in reversed(prompts):  # the order of arrival, which may be another one in the same run elsewhere
-            ledger.record_rung(RungResult(0, "seeds", 0, 0, 4, Observation(p.id, 2, 4), False, 4))
+            ledger.record_rung(RungResult(0, "hyperband", 0, 0, 4, Observation(p.id, 2, 4), False, 4))
         assert read(ledger).best.prompt == prompts[0]
         ledger.record_outcomes("test", [Outcome(prompts[1].id, "t", Status.WRONG)])
         assert read(ledger).best.prompt == prompts[1]

@@ -6,20 +6,40 @@ import pytest
 from lipo_e_ray.report.answer import best_prompt_document, final_line
 from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
-from lipo_e_ray.types import LipoError
+from lipo_e_ray.types import LipoError, Status
+
+from .conftest import PROPOSALS
+
+A, D = (PROPOSALS[name].prompt.id for name in "AD")  # the baseline; the prompt with fewest errors
 
 
 def test_final_line(records):
-    assert final_line(records) == (
-        "test accuracy: baseline 30.0% [10.8, 60.3] -> best 80.0% [49.0, 94.3] with 66 LLM calls"
-    )
+    line = final_line(records)
+    assert line.startswith("test accuracy: baseline 30.0% [10.8, 60.3] -> best 80.0% [49.0, 94.3] ")
+    assert "on 10 test examples" in line and "66 LLM calls" in line
 
 
 def test_final_line_without_a_baseline(records):
-    """Time was up before a seed was on all examples."""
-    alone = replace(records, scored=tuple(s for s in records.scored if s.origin.stage != "seeds"))
-    assert final_line(alone).startswith("test accuracy: best 80.0% [49.0, 94.3] with 66 LLM calls; no baseline")
+    """Time was up before a plain instruction was seen."""
+    alone = replace(records, scored=tuple(s for s in records.scored if not s.is_plain))
+    line = final_line(alone)
+    assert "best 80.0% [49.0, 94.3]" in line and "66 LLM calls" in line and "no baseline" in line
     assert best_prompt_document(alone)["baseline_test"] is None
+
+
+def test_final_line_where_nothing_is_ahead_of_the_baseline(records):
+    """Then the baseline is the answer, and the line says so."""
+    behind = replace(records, compared={A: {"e": Status.CORRECT}, D: {"e": Status.WRONG}})
+    line, document = final_line(behind), best_prompt_document(behind)
+    assert "baseline 30.0% [10.8, 60.3]" in line and "80.0%" not in line and "it is the answer" in line
+    assert document["prompt_id"] == A
+    assert document["test"] == document["baseline_test"] != best_prompt_document(records)["test"]
+
+
+def test_final_line_before_the_test(records):
+    """The best prompt's is what counts."""
+    untested = tuple(replace(s, test=None) if s.prompt.id == D else s for s in records.scored)
+    assert final_line(replace(records, scored=untested)).startswith("test accuracy: not measured yet, 66 LLM calls")
 
 
 def test_best_prompt_document_is_ready_to_send(records):

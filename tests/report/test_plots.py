@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -6,7 +7,9 @@ import pytest
 from lipo_e_ray.report.plots import best_plot, calibration_plot, draw, latent_plot, loss_plot
 from lipo_e_ray.report.records import read
 from lipo_e_ray.store.ledger import Ledger
-from lipo_e_ray.types import Fingerprints
+from lipo_e_ray.types import Fingerprints, Status
+
+from .conftest import PROPOSALS
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def records(run_dir):
 def test_every_picture_is_svg_that_says_its_finding(records, run_dir):
     pictures = draw(records, run_dir / "latent")
     assert [p.title for p in pictures] == [
-        "Validation error fell from 75.0% (best seed, dashed) to 37.5%",
+        "Validation error: baseline 75.0% (dashed, 8 examples), best 37.5% (8)",
         "Racing 7 prompts took 79% of the calls of measuring each in full",  # 44 / 56
         "The surrogate looks calibrated: 2 of 3 results in its 95% intervals",
         "Latent map of 4 prompts: neighbours' errors correlate at r = -0.14",  # (1/2, 1), 2 x (3/8, 3/8), (1, 3/8)
@@ -30,6 +33,13 @@ def test_every_picture_is_svg_that_says_its_finding(records, run_dir):
         assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
 
 
+def test_where_the_baseline_is_the_answer_the_picture_says_so(records):
+    """Though the best of the others has a lower error: on the examples that both were asked, it is not ahead."""
+    a, d = (PROPOSALS[name].prompt.id for name in "AD")
+    behind = replace(records, compared={a: {"e": Status.CORRECT}, d: {"e": Status.WRONG}})
+    assert best_plot(behind)[1] == "No prompt beat the baseline's validation error of 75.0%"
+
+
 def test_the_same_ledger_gives_the_same_bytes(records, tmp_path):
     assert draw(records, tmp_path) == draw(records, tmp_path) != []
 
@@ -37,7 +47,7 @@ def test_the_same_ledger_gives_the_same_bytes(records, tmp_path):
 def test_the_line_is_the_best_so_far(records):
     figure, _ = best_plot(records)
     line = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
-    assert line.get_xydata().tolist() == [[12, 0.75], [24, 0.5], [28, 0.375], [44, 0.375]]
+    assert line.get_xydata().tolist() == [[4, 0.75], [12, 0.75], [24, 0.5], [28, 0.375], [44, 0.375]]
 
 
 def test_the_latent_map_shows_each_prompt_once(records):

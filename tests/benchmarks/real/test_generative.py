@@ -43,7 +43,7 @@ def test_random_search_has_the_runs_instructions_and_calls(tmp_path):
     assert len({prompt.id for prompt in found}) == len(found) == 50
     assert {prompt.instruction for prompt in found} <= {*INPUTS.instructions, *written}
     assert any(prompt.instruction in written for prompt in found)
-    assert {len(prompt.exemplars) for prompt in found} == set(range(9))
+    assert {6, 7, 8} < {len(prompt.exemplars) for prompt in found} <= set(range(9))
     assert (
         found
         == candidates(tmp_path, asked + 20 + 50 * 8, INPUTS, seed=0)

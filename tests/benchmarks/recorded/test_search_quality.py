@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.recorded.grids import RECIPES
 from benchmarks.recorded.lipo_e import LIPO_E, VARIANTS, lipo_e, table_space
-from benchmarks.recorded.oracle import Oracle, SpentError, normalised
+from benchmarks.recorded.oracle import FULL_EVALUATIONS, Oracle, SpentError, normalised
 from benchmarks.recorded.record import grid_prompts, make_table, record
 from benchmarks.recorded.rivals import successive_halving
-from benchmarks.recorded.search_quality import RIVALS, at_share, p_value, rows, whole_tables
+from benchmarks.recorded.search_quality import CURVE, RIVALS, SHARES, at_share, p_value, rows, search, whole_tables
 from benchmarks.recorded.tables import Grid
 from lipo_e_ray.config import PROFILES, VAEConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
@@ -102,6 +102,28 @@ def test_triple_sh_starts_with_what_it_can_pay_for(table):
     assert 96 > oracle.calls > 48, "no room for the last survivor's full evaluation, but for all rounds"
 
 
+def test_a_search_that_plans_for_its_budget_is_made_for_each(table, tmp_path):
+    table.save(tmp_path)
+    curves = search(("small", "TRIPLE-SH", 3), tmp_path, tmp_path)
+    assert curves.shape == (2, len(CURVE)) and set(SHARES) < set(CURVE)
+    for share in SHARES:
+        oracle = Oracle(table, 3, share * FULL_EVALUATIONS)
+        with contextlib.suppress(SpentError):
+            successive_halving(oracle, 3)
+        expected = normalised(table, oracle.trace, share * FULL_EVALUATIONS * oracle.n)
+        assert at_share(curves, share) == pytest.approx(expected)
+
+
+def test_any_other_search_is_made_once_and_cut_at_each(table, tmp_path):
+    table.save(tmp_path)
+    oracle = Oracle(table, 3, FULL_EVALUATIONS)
+    with contextlib.suppress(SpentError):
+        RIVALS["random search"](oracle, 3)
+    curves = search(("small", "random search", 3), tmp_path, tmp_path)
+    for share in SHARES:
+        assert at_share(curves, share) == pytest.approx(normalised(table, oracle.trace, share * 25 * oracle.n))
+
+
 @pytest.fixture(scope="module")
 def space(table, tmp_path_factory):
     small = replace(PROFILES["demo"], vae=VAEConfig(training_sets=64, patience=5, max_epochs=30, batch_size=32))
@@ -121,7 +143,7 @@ def test_lipo_e_searches_a_grid(variant, table, space):
 
 def test_rows_have_the_mean_over_tables_and_seeds_and_a_paired_test():
     rng = np.random.default_rng(0)
-    base = rng.random((2, 30, 2, 50))
+    base = rng.random((2, 30, 2, len(CURVE)))
     curves = {LIPO_E: base, "worse": base + 0.1, "same": base}
     found = {(row["method"], row["share"]): row for row in rows(curves)}
     assert found["worse", 0.5]["test"] == pytest.approx(at_share(base, 0.5)[..., 1].mean() + 0.1)

@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from benchmarks.simulated import virtual_time
 from benchmarks.simulated.simulation import Costs, LocalPool, simulate, simulate_one_by_one
-from benchmarks.workload import gsm8k_like
+from benchmarks.workload import full_pass, gsm8k_like
+from lipo_e_ray.config import InvBOConfig, RunConfig
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, hyperband_brackets
-from lipo_e_ray.types import Prompt
+from lipo_e_ray.search.schedule import Ending, full_schedule
+from lipo_e_ray.types import Prompt, Request
 
+WORKLOAD = gsm8k_like([Bracket(0, "hyperband", 0, (Rung(1, 8),))])
 STEADY = Latency(prefill_rate=1e12, step_s=0.1, token_s=0.0, max_num_seqs=8, answer_tokens=1)
 """Every request takes one step of 0.1 s, up to 8 of them together."""
 
@@ -65,6 +69,30 @@ def test_a_paused_pool_sends_nothing_until_it_goes_on():
         return loop.time()
 
     assert virtual_time.run(main()) == pytest.approx(5.1)
+
+
+def test_a_chunk_waits_for_the_one_before_it_and_the_bound_knows():
+    whole = Bracket(0, "hyperband", 1, (Rung(8, 8), Rung(1, 16)))
+    jobs = {
+        (chunk, overlap): simulate([replace(whole, chunk=chunk)], 64, STEADY, Costs(), overlap)
+        for chunk in (0, 4, 2)
+        for overlap in (0, 1)
+    }
+    paths = {key: round(job.path_s, 6) for key, job in jobs.items()}
+    steps = {0: 2, 4: 3, 2: 5}
+    assert paths == {(chunk, overlap): pytest.approx(0.1 * steps[chunk]) for chunk, overlap in jobs}
+    assert {job.evaluations for job in jobs.values()} == {72}
+    for job in jobs.values():
+        assert job.path_s <= job.makespan_s == pytest.approx(job.path_s), "more engines than there is work"
+
+
+def test_a_full_pass_is_a_run_s_without_a_limit():
+    config, full = replace(RunConfig(), invbo=InvBOConfig(iterations=0)), full_pass(128, 10)
+    ending = Ending((), 128, 0, 10)
+    assert tuple(full) == full_schedule(config, ending).list
+    assert [len(bracket.chunks) for bracket in full] == [2, 1, 1, 1]
+    again = [prompt.id for first in (0, 4) for prompt in WORKLOAD.prompts(Request("hyperband", 1, 4, first=first))]
+    assert again == [prompt.id for prompt in WORKLOAD.prompts(Request("hyperband", 1, 8))]
 
 
 def test_overlapping_brackets_fill_more_engines():
