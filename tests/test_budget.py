@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.budget import TESTED, divide, make_schedule, plain_prompts
+from lipo_e_ray.budget import TESTED, divide, make_schedules, plain_prompts
 from lipo_e_ray.config import PROFILES, APEConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
@@ -64,7 +64,7 @@ def walk(calls, inputs, recorded):
     """The search of a run with that limit, whose proposals may be recorded; the calls it was charged, and its limit."""
     config = limited(calls)
     budget = divide(config, inputs)
-    schedule = make_schedule(config, inputs, budget, budget.writing)
+    [schedule] = make_schedules(config, inputs, budget.writing)
     hyperband = Hyperband(schedule, config.seed, config.hyperband.overlap)
 
     def propose(request):

@@ -91,7 +91,8 @@ class Proposer:
         """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
 
         Randomness depends on the seed of the configuration, the bracket and the chunk. An observation without
-        evaluations only keeps its prompt from being proposed again. Running prompts count as part of the batch (``greedy_batch``).
+        evaluations only keeps its prompt from being proposed again. Running prompts count as part of the batch
+        (``greedy_batch``).
         """
         rng = np.random.default_rng([self._config.seed, request.bracket, request.first])
         written = self._written()
