@@ -84,14 +84,15 @@ class Proposer:
         self._written = written
 
     def prepare(self) -> None:
-        """Train the latent space now, or load it; a second call does nothing. The first prompts are proposed without."""
+        """Train the latent space now, or load it; a second call does nothing. The first prompts do not need it."""
         self._trained()
 
     def propose(self, request: Request) -> Batch:
         """``request.count`` distinct prompts, none of them observed or running; fewer only when no more exist.
 
-        Randomness depends on the seed of the configuration, the bracket and the chunk. An observation without evaluations only
-        keeps its prompt from being proposed again. Running prompts count as part of the batch (``greedy_batch``).
+        Randomness depends on the seed of the configuration, the bracket and the chunk. An observation without
+        evaluations only keeps its prompt from being proposed again. Running prompts count as part of the batch
+        (``greedy_batch``).
         """
         rng = np.random.default_rng([self._config.seed, request.bracket, request.first])
         written = self._written()
