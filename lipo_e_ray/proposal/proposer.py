@@ -84,7 +84,7 @@ class Proposer:
         self._written = written
 
     def prepare(self) -> None:
-        """Train the latent space now, or load it; a second call does nothing. The first prompts need none."""
+        """Train the latent space now, or load it; a second call does nothing. The first prompts do not need it."""
         self._trained()
 
     def propose(self, request: Request) -> Batch:

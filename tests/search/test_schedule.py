@@ -140,7 +140,9 @@ def test_the_brackets_begin_at_each_rung_in_turn_and_the_limit_picks_the_top_one
 
 def test_a_small_limit_has_one_wide_race():
     schedule = limited(replace(PROFILES["demo"], invbo=InvBOConfig(0)), 250, 128)
-    [*races, final] = opened(schedule)
+    hyperband = Hyperband(schedule, 0)
+    walk(hyperband, half_right)
+    [*races, final] = hyperband.brackets
     assert schedule.races == 1 and final.stage == "final"
     assert races[0].rungs[0].size >= 8 and len(races[0].rungs) > 2
 

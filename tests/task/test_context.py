@@ -195,3 +195,11 @@ def test_of_the_most_exemplars_some_set_fits(pool, max_exemplars, room):
     k = min(fitting.max_exemplars, len(fitting.task.pool))
     shortest = sorted(fitting.task.pool, key=lambda example: len(example.question))[:k]
     assert limit(task, room).fits(Prompt("Do it.", tuple(shortest)))
+
+
+def test_no_question_of_the_reserve_is_longer_than_those_that_were_measured():
+    """The context was fitted to the questions of validation and test; a finalist is asked the reserve's as well."""
+    task = make_task()
+    reserve = tuple(Example(question, "1") for question in ("q", "qqq", "qqqq"))
+    fitting = fitting_task(replace(task, reserve=reserve), ["do"], 4, limit(task, 10**6))
+    assert fitting.task.reserve == reserve[:2] and not fitting.notes
