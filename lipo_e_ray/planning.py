@@ -95,8 +95,8 @@ def summary(config: RunConfig, inputs: Inputs) -> list[str]:
     if budget.limit:
         lines.append(
             f"{budget.limit:,} LLM calls at most: {budget.writing:,} to write instructions, "
-            f"{budget.for_search(budget.writing):,} to search, {TESTED * budget.test:,} for the test, {budget.reserve:,} "
-            "for calls that fail; what one does not need goes to the next"
+            f"{budget.for_search(budget.writing):,} to search, {TESTED * budget.test:,} for the test, "
+            f"{budget.reserve:,} for calls that fail; what one does not need goes to the next"
         )
         lines += gains(config, inputs)
     schedule = make_schedule(config, inputs, budget, budget.writing)

@@ -1,4 +1,6 @@
-"""The trial: one bracket, a chunk of its first rung or a later rung per step. It holds no model, so its process must not import torch.
+"""The trial: one bracket, a chunk of its first rung or a later rung per step.
+
+It holds no model, so its process must not import torch.
 
 A trial per bracket and not per prompt: Tune's cost (some 10 ms, and a process) is then paid per rung, a rung goes to
 the engines at once, and a handful of processes fills 64 engines (docs/log.md).
