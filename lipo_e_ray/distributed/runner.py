@@ -72,10 +72,8 @@ def tune_search(
     """
 
     def on_rung(results: list[RungResult]) -> None:
-        slow_result([service.record_rung.remote(result) for result in results], service, "the record of a rung")
-        on_step()
-
-    def on_step() -> None:
+        if results:
+            slow_result([service.record_rung.remote(result) for result in results], service, "the record of a rung")
         on_event(hyperband.position())
         stop_in_time()
 
@@ -88,7 +86,7 @@ def tune_search(
         return scheduler.failed
 
     scheduler = BracketScheduler(hyperband, on_rung)
-    searcher = ProposalSearcher(hyperband, bo, failure, on_step)
+    searcher = ProposalSearcher(hyperband, bo, failure, on_rung)
     on_start(lambda: "; ".join(filter(None, (bo.waiting(), scheduler.waiting()))))
     trainable = tune.with_resources(tune.with_parameters(BracketTrial, service=service), {"cpu": TRIAL_CPUS})
     with _quiet(), tempfile.TemporaryDirectory(prefix=".tune-", dir=storage.absolute()) as folder:

@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.search.hyperband import Evaluate, Hyperband
-from lipo_e_ray.types import Request
+from lipo_e_ray.types import Request, RungResult
 
 
 def trial_config(action: Evaluate) -> dict[str, Any]:
@@ -21,7 +21,7 @@ class ProposalSearcher(Searcher):
     """Asks the BO actor for the next bracket's prompts while others run, and hands a bracket out once it has them.
 
     ``failure`` says why the search cannot go on, ``None`` as long as it can; ``on_proposals`` is called when proposals
-    have come.
+    have come, with the results of the rung that they complete, if there were none left for its last chunk.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class ProposalSearcher(Searcher):
         hyperband: Hyperband,
         bo: BOSlot,
         failure: Callable[[], BaseException | None],
-        on_proposals: Callable[[], object],
+        on_proposals: Callable[[list[RungResult]], object],
     ) -> None:
         super().__init__()
         self._hyperband = hyperband
@@ -58,8 +58,8 @@ class ProposalSearcher(Searcher):
     def _take_proposals(self, request: Request) -> None:
         batch = self._bo.propose(request)
         if batch is not None:
-            self._hyperband.enter(request.bracket, [proposal.prompt for proposal in batch.proposals], batch.written)
-            self._on_proposals()
+            prompts = [proposal.prompt for proposal in batch.proposals]
+            self._on_proposals(self._hyperband.enter(request.bracket, prompts, batch.written))
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """True: no limit is needed. Tune's own limiter counts paused trials too, and deadlocks a rung."""

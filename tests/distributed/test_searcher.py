@@ -50,7 +50,9 @@ def searcher(actor, events):
 
 def make_searcher(actor, events, brackets):
     hyperband = Hyperband(FixedSchedule(brackets), 0, overlap=1)
-    searcher = module.ProposalSearcher(hyperband, actor, lambda: searcher.failed, lambda: events.append("proposed"))
+    searcher = module.ProposalSearcher(
+        hyperband, actor, lambda: searcher.failed, lambda results: events.append("proposed")
+    )
     searcher.hyperband, searcher.failed = hyperband, None
     return searcher
 
