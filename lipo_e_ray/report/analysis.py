@@ -93,7 +93,7 @@ def _parts(records: Records, kinds: Mapping[str, Callable[[Proposal], bool]]) ->
         mine = [s for s in records.scored if s.prompt.id in ids]
         full = [s for s in mine if s.fidelity == records.full_fidelity]
         calls = sum(n for key, n in records.answered.items() if key in ids)
-        return Part(name, len(mine), len(full), calls, least_error(full))
+        return Part(name, len(mine), len(full), calls, least_error(mine))
 
     return [part(name, belongs) for name, belongs in kinds.items()]
 

@@ -205,19 +205,24 @@ def _top(records: Records) -> list[_Html]:
 
 
 def _parts(records: Records, found: Sequence[Part], kind: str) -> list[_Html]:
-    base = records.baseline
-    rows = []
-    for p in found:
-        error = f"{p.best.observation.error:.1%}" if p.best else "none in full"
-        gain = f"{100 * (base.observation.error - p.best.observation.error):+.1f}" if p.best and base else ""
-        rows.append((p.name, str(p.prompts), str(p.finished), f"{p.calls:,}", error, gain))
+    rows = [
+        (
+            p.name,
+            str(p.prompts),
+            str(p.finished),
+            f"{p.calls:,}",
+            f"{p.best.observation.error:.1%}" if p.best else "",
+            str(p.best.fidelity) if p.best else "",
+        )
+        for p in found
+    ]
+    note = (
+        f"In full: on all {records.full_fidelity} examples that any prompt was asked. Best error: the least one among "
+        "the part's prompts that were asked the most examples."
+    )
     return [
-        _table((kind, "prompts", "in full", "LLM calls", "best error", "points better than baseline"), rows, (0,)),
-        _tag(
-            "p",
-            f"Best error: least validation error among prompts measured on all {records.full_fidelity} examples.",
-            class_="soft",
-        ),
+        _table((kind, "prompts", "in full", "LLM calls", "best error", "on examples"), rows, (0,)),
+        _tag("p", note, class_="soft"),
     ]
 
 

@@ -161,11 +161,11 @@ def read(ledger: Ledger) -> Records:
         if r.fidelity > known.fidelity:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
-    known = ledger.prompts()
+    prompts = ledger.prompts()
     for r in rungs:  # a shipped instruction may be evaluated for the first time in the race for the baseline
-        if (key := r.observation.prompt_id) not in first and key in known:
-            source: InstructionSource = "seed" if known[key].instruction in SEED_INSTRUCTIONS else "file"
-            first[key] = Proposal(known[key], Origin(source, r.stage, r.bracket))
+        if (key := r.observation.prompt_id) not in first and key in prompts:
+            source: InstructionSource = "seed" if prompts[key].instruction in SEED_INSTRUCTIONS else "file"
+            first[key] = Proposal(prompts[key], Origin(source, r.stage, r.bracket))
     scored = tuple(
         ScoredPrompt(
             proposal.prompt,

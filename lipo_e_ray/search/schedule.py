@@ -35,8 +35,11 @@ class Schedule(Protocol):
     where that depends on the results.
     """
 
-    limit: int
-    brackets: int
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def brackets(self) -> int: ...
 
     def following(
         self, opened: Sequence[Bracket], left: float, exhausted: bool, history: History | None = None
