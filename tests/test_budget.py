@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lipo_e_ray.budget import TESTED, divide, make_schedules, plain_prompts
+from lipo_e_ray.budget import TESTED, divide, first_budget, make_schedules, plain_prompts
 from lipo_e_ray.config import PROFILES, APEConfig
 from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
@@ -64,8 +64,7 @@ def evaluate(prompt, n):
 def walk(calls, inputs, recorded, earlier=()):
     """The search of a run with that limit, whose proposals may be recorded; the calls it was charged, and its limit."""
     config = limited(calls)
-    budget = divide(config, inputs)
-    schedules = make_schedules(config, inputs, budget.writing, earlier)
+    schedules = make_schedules(config, inputs, first_budget(config, inputs, earlier).writing, earlier)
     hyperband = Hyperband(schedules, config.seed, config.hyperband.overlap)
 
     def propose(request):

@@ -35,7 +35,10 @@ def top_prompts(records: Records, count: int = 10) -> list[tuple[int | None, Sco
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the method found. ``best`` is ``None`` when none of its prompts reached the full fidelity."""
+    """What one part of the method found.
+
+    ``best``: the one with the fewest errors of its prompts that were asked the most examples; ``None`` without any.
+    """
 
     name: str
     prompts: int

@@ -98,7 +98,7 @@ def test_the_answer_comes_first_and_fidelities_stand_beside_scores(page):
     assert text.index("30.0%") < text.index("80.0%") < text.index("The best prompt")
     assert "+50.0 points" in text and "McNemar's exact p = 0.12" in text
     assert "1 37.5% 8 80.0% [49.0, 94.3] Hyperband APE 3 By the model." in text
-    assert "InvBO: all candidates 3 1 16 37.5% +37.5" in text
+    assert "InvBO: all candidates 3 1 16 37.5% 8" in text
     assert "1 x timed out" in text and "2 of 64" in text and "a-template" in text
 
 
