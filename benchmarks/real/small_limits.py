@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,7 @@ from benchmarks.machine import write
 from benchmarks.real.answers import StoredEngine
 from benchmarks.real.comparison import METHODS, Key, Row, show, summary
 from benchmarks.real.halving import Found, accuracy, random_halved
-from lipo_e_ray.config import PROFILES, ModelConfig, RunConfig
+from lipo_e_ray.config import PROFILES, ModelConfig
 from lipo_e_ray.engine.model import fast_dtype, fingerprints, sampling_of
 from lipo_e_ray.inputs import EngineSpec, vllm_spec
 from lipo_e_ray.task.loading import load_task
@@ -65,15 +64,13 @@ class Case:
 
 def lipo_e(case: Case, limit: int) -> Found:
     """A run of the demo profile as a user starts it; a finished or interrupted one goes on in its folder."""
-    known = {field.name for field in dataclasses.fields(RunConfig)}
-    untested = {"test_share": 0.0} if "test_share" in known else {"task.test_size": 1}  # else 2 calls of the limit
     result = lipo.optimize(
         case.path,
         engine=case.engine,
         max_llm_calls=limit,
         output=case.output / f"lipo_e-{case.path.name}-{limit}-seed{case.seed}",
         profile="demo",
-        config={"seed": case.seed, "task.test_size": case.test_size, "model.max_model_len": CONTEXT} | untested,
+        config={"seed": case.seed, "test_share": 0.0, "model.max_model_len": CONTEXT},
     )
     if result.best is None:
         raise LipoError(f"{result.folder}: expected a prompt, got none; run the same command again")

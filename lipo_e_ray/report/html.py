@@ -260,12 +260,13 @@ def _new_instructions(records: Records, given: set[str]) -> list[_Html]:
 
 def _facts(records: Records) -> list[_Html]:
     usage = records.usage
+    came = usage.answers + usage.texts + len(records.failures)
     reasons = Counter(" ".join(f.error.split())[:200] for f in records.failures).most_common(3)
     rows = [
         (
             "LLM calls",
-            f"{usage.calls:,}: {usage.answers:,} answers, {len(records.failures):,} failed attempts, "
-            f"{usage.calls - usage.answers - len(records.failures):,} generations",
+            f"{usage.calls:,}: {usage.answers:,} answers, {usage.texts:,} texts for the search, "
+            f"{len(records.failures):,} failed attempts, {usage.calls - came:,} lost on the way",
         ),
         ("unparseable answers", f"{usage.unparseable:,} of {usage.answers:,} (counted as wrong)"),
         ("failed attempts", "; ".join(f"{count} x {reason}" for reason, count in reasons) or "none"),

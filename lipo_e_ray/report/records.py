@@ -55,12 +55,14 @@ class ScoredPrompt:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the run has cost so far. ``unparseable`` of the ``answers`` could not be read; they count as wrong."""
+    """What the run has cost so far. ``unparseable`` of the ``answers`` could not be read; they count as
+    wrong. ``texts``: what the model wrote for the search: instructions, rewritten ones."""
 
     calls: int
     tokens: dict[str, int]
     answers: int
     unparseable: int
+    texts: int
 
     @property
     def cache_share(self) -> float:
@@ -192,7 +194,13 @@ def read(ledger: Ledger) -> Records:
         tests,
         compared,
         tuple(ledger.failures()),
-        Usage(ledger.calls(), ledger.tokens(), sum(o.evaluated for o in answers), sum(o.unparseable for o in answers)),
+        Usage(
+            ledger.calls(),
+            ledger.tokens(),
+            sum(o.evaluated for o in answers),
+            sum(o.unparseable for o in answers),
+            ledger.texts(),
+        ),
         ledger.fingerprints,
     )
 

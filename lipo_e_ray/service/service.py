@@ -179,16 +179,6 @@ class EvaluationService:
         await self._settle("writing", [key for key in requests if self._ledger.generation(key[0]) is None], send)
         return [self._ledger.generation(key[0]) or Completion("", error=self._unanswered[key]) for key in keys]
 
-    async def spending(self, rungs: Sequence[tuple[Sequence[Prompt], int]]) -> tuple[int, int]:
-        """Answers in the ledger; and those that ``rungs``, prompts on the first n validation examples, still lack."""
-        lacking: set[Key] = set()
-        for prompts, n in rungs:
-            for prompt in prompts:
-                known = self._ledger.statuses(prompt.id, "validation")
-                lacking |= {(prompt.id, example_id) for example_id in self._example_ids["validation"][:n]
-                            if example_id not in known}  # fmt: skip
-        return self._ledger.answers(), len(lacking)
-
     # ---- paying ----
 
     async def _settle(self, kind: CallKind, unpaid: list[Key], send: Send) -> int:

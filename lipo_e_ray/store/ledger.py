@@ -324,15 +324,9 @@ class Ledger:
         )
         return {(prompt_id, example_id): error for prompt_id, example_id, error in rows}
 
-    def generations_for(self, purpose: str) -> int:
-        """How many different texts were asked for ``purpose``, those that failed included."""
-        [(count,)] = self._db.rows(
-            "SELECT count(*) FROM (SELECT key FROM generations WHERE purpose = ? "
-            "UNION SELECT prompt_id FROM failures WHERE purpose = ? AND example_id = '')",
-            purpose,
-            purpose,
-        )
-        return int(count)
+    def texts(self) -> int:
+        """How many generations have an answer."""
+        return int(self._db.rows("SELECT count(*) FROM generations")[0][0])
 
     def sent(self) -> dict[CallKind, int]:
         """How many calls of each kind were sent to the LLM, or were about to be when the process ended."""

@@ -131,18 +131,6 @@ def test_a_prefix_extension_pays_only_the_difference(opened, fake_engines, small
     assert fake_engines.calls == {f"{PROMPT.id} {example.id}": 1 for example in small_task.validation[:40]}
 
 
-def test_spending_counts_what_rungs_lack_once(opened):
-    other = Prompt("other")
-
-    async def go():
-        async with opened() as (service, _):
-            await service.evaluate(PROMPT, "validation", 10)
-            await service.evaluate(PROMPT, "test", 5)
-            return await service.spending([([PROMPT, other], 16), ([PROMPT], 32)]), await service.spending([])
-
-    assert asyncio.run(go()) == ((15, 22 + 16), (15, 0))
-
-
 def test_a_resumed_run_pays_nothing_twice(opened, fake_engines):
     async def go(n):
         async with opened() as (service, _):
@@ -322,7 +310,7 @@ def test_a_failed_generation_is_retried_and_then_comes_back_with_its_error(opene
     assert [completion.error for completion in failed] == ["", "no text", "no text"]
     assert len(look(lambda ledger: ledger.failures())) == 1 + 3
     assert look(lambda ledger: ledger.sent()) == {"writing": 1 + 1 + 3, "validation": 0, "test": 0}
-    assert look(lambda ledger: [ledger.generations_for(purpose) for purpose in ("ape", "bracket 12")]) == [1, 1]
+    assert look(lambda ledger: ledger.texts()) == 1
 
 
 def test_progress(opened):

@@ -174,18 +174,11 @@ def test_generations(ledger):
     assert ledger.tokens() == {"prompt_tokens": 13, "cached_tokens": 6, "completion_tokens": 6}
 
 
-def test_generations_are_counted_by_what_they_are_for(ledger):
-    for key, completion, purpose in (
-        ("a", Completion("", error="x"), "ape"),
-        ("a", Completion("", error="x"), "ape"),
-        ("a", Completion("text"), "ape"),
-        ("b", Completion("", error="x"), "ape"),
-        ("c", Completion("text"), "bracket 12"),
-    ):
-        ledger.record_generation(key, completion, purpose)
-    ledger.record_outcomes("test", [outcome("t", Status.FAILED, error="x")])
-    counts = {purpose: ledger.generations_for(purpose) for purpose in ("ape", "bracket 12", "bracket 1", "test")}
-    assert counts == {"ape": 2, "bracket 12": 1, "bracket 1": 0, "test": 0}
+def test_texts_are_generations_with_an_answer(ledger):
+    for key, completion in (("a", Completion("", error="x")), ("a", Completion("text")), ("b", Completion("text"))):
+        ledger.record_generation(key, completion, "ape")
+    ledger.record_generation("c", Completion("", error="x"), "ape")
+    assert ledger.texts() == 2
 
 
 def test_what_was_sent_adds_up_by_kind_and_stays(ledger, path):

@@ -55,7 +55,7 @@ def test_what_can_be_read_of_a_truncated_file_is_kept(path, cut):
     damaged_copy(path).unlink()
     with Ledger(path, PRINTS) as ledger:
         assert ledger.generation("key") == Completion("text", "", 3, 2, 1)
-        assert ledger.generations_for("ape") == 1
+        assert ledger.texts() == 1
         assert ledger.sent() == {"writing": 1, "validation": 643, "test": 0}, "also those whose answers are gone"
         assert ledger.batch(0, 0) is None
         ledger.record_batch(0, 0, Batch(BATCH.proposals[:1]))
