@@ -23,6 +23,7 @@ FURTHER = 1.25  # finalists see at least so many times as many examples as befor
 BASELINE_START = 64  # examples from which the last plain instructions race: on 16, the demo's best seed was lost
 INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
 LEAST_ITERATIONS = 3  # of InvBO: one or two are better spent on races (docs/log.md)
+FIRST_RUNG = 2  # of ``b_min``, the part that a limited run begins with: many prompts on few examples (docs/log.md)
 LEAST_STEP = 1.4  # from the last rung but one to all examples; else that rung is left out
 WIDER = 2  # times as many prompts as a race needs to end with one
 LEAST_WIDTH = 4  # prompts of a bracket that is worth while
@@ -188,7 +189,7 @@ class LimitedSchedule:
         """The fidelities up to the highest one at which the limit pays for a race from each rung below it, if each
         costs as much as the widest one that ends with a single prompt."""
         eta = self.config.hyperband.eta
-        whole = rising(self.ending.top, self.config.hyperband.b_min, eta)
+        whole = rising(self.ending.top, max(1, self.config.hyperband.b_min // FIRST_RUNG), eta)
         for top in range(len(whole), 2, -1):
             race = self._bracket(0, whole[:top], eta ** (top - 1))
             if (top - 1) * race.cost() <= self._purse:
