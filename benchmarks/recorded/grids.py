@@ -7,7 +7,7 @@ instructions are the project's own; good, plain and misleading ones, as a search
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.recorded.tables import Grid
@@ -113,6 +113,7 @@ def make_grid(name: str, data: Path, model: str, encoder: str) -> tuple[Grid, Ta
     recipe = RECIPES[name]
     source = recipe.task if recipe.task == "arithmetic" else str(data / recipe.task)
     task = load_task(TaskConfig(source, POOL, VALIDATION, TEST), seed=0)
+    task = replace(task, pool=task.pool + task.reserve, reserve=())  # a search on a table has no fresh examples
     rng = random.Random(f"sets {name}")
     drawn: dict[tuple[int, ...], None] = {(): None}  # a dict: in order, each once
     while len(drawn) < recipe.sets:

@@ -164,8 +164,11 @@ def read(ledger: Ledger) -> Records:
             top[r.observation.prompt_id] = r
     validation, test = ledger.observations("validation"), ledger.observations("test")
     prompts = ledger.prompts()
-    for r in rungs:  # a shipped instruction may be evaluated for the first time in the race for the baseline
-        if (key := r.observation.prompt_id) not in first and key in prompts:
+    # A shipped instruction may be evaluated for the first time in the race for the baseline. In the order of ids, since
+    # that in which results were recorded differs between runs.
+    others = {r.observation.prompt_id: r for r in reversed(rungs) if r.observation.prompt_id not in first}
+    for key, r in sorted(others.items(), key=lambda item: item[0]):
+        if key in prompts:
             source: InstructionSource = "seed" if prompts[key].instruction in SEED_INSTRUCTIONS else "file"
             first[key] = Proposal(prompts[key], Origin(source, r.stage, r.bracket))
     scored = tuple(

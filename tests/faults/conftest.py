@@ -179,11 +179,14 @@ class Run:
                 return True
 
     def result(self) -> dict[str, object]:
-        """What must not depend on any fault: all but the calls, to which the failed ones belong."""
+        """What must not depend on any fault: all but the calls, to which those belong that failed or were lost."""
         best = json.loads((self.folder / "best_prompt.json").read_text())
+        sent = best.pop("llm_calls")
+        answered = len(self.rows("SELECT seq FROM outcomes")) + len(self.rows("SELECT seq FROM generations"))
+        assert sent >= answered + len(self.rows("SELECT seq FROM failures")), "a call came that was not counted as sent"
         return {
             "best prompt": best,
-            "calls answered": best.pop("llm_calls") - len(self.rows("SELECT seq FROM failures")),
+            "calls answered": answered,
             "rungs": sorted(
                 self.rows(
                     "SELECT bracket, stage, s, rung, fidelity, prompt_id, errors, evaluated, "

@@ -130,7 +130,7 @@ def test_the_brackets_begin_at_each_rung_in_turn_and_the_limit_picks_the_top_one
     config = replace(PROFILES["one-gpu"], invbo=InvBOConfig(0))
     ladders = {limit: limited(config, limit, 1319, 659).ladder for limit in (200, 1000, 10_000, 10**6)}
     assert [len(ladder) for ladder in ladders.values()] == sorted(len(ladder) for ladder in ladders.values())
-    assert ladders[200][:2] == (10, 20) and ladders[10**6][-1] == 1319
+    assert ladders[200][:2] == (5, 10) and ladders[10**6][-1] == 1319
     schedule = limited(config, 20_000, 1319, 659)
     hyperband = Hyperband(schedule, 0)
     walk(hyperband, half_right)
@@ -138,12 +138,12 @@ def test_the_brackets_begin_at_each_rung_in_turn_and_the_limit_picks_the_top_one
     assert 1 < schedule.races <= len(first) and first[: schedule.races] == list(schedule.ladder[: schedule.races])
 
 
-def test_a_small_limit_has_one_wide_race():
-    schedule = limited(replace(PROFILES["demo"], invbo=InvBOConfig(0)), 250, 128)
+def test_a_small_limit_has_few_wide_races():
+    schedule = limited(replace(PROFILES["demo"], invbo=InvBOConfig(0)), 200, 128)
     hyperband = Hyperband(schedule, 0)
     walk(hyperband, half_right)
     [*races, final] = hyperband.brackets
-    assert schedule.races == 1 and final.stage == "final"
+    assert schedule.races <= 2 and final.stage == "final"
     assert races[0].rungs[0].size >= 8 and len(races[0].rungs) > 2
 
 
