@@ -148,7 +148,7 @@ def _to_write(config: RunConfig) -> int:
 def _round(limit: float) -> int:
     """To two digits, upwards."""
     unit = 10 ** max(0, len(str(int(limit))) - 2)
-    return math.ceil(limit / unit) * unit
+    return int(math.ceil(limit / unit) * unit)
 
 
 def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:

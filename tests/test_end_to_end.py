@@ -23,6 +23,7 @@ SETTINGS = {
     "vae.batch_size": 32,
     "invbo.iterations": 1,
     "invbo.q": 2,
+    "hyperband.b_min": 2,  # for more prompts than the least that a GP is fitted to
 }
 # As in a notebook: an event loop runs in the thread that calls ``optimize``.
 NOTEBOOK = """
