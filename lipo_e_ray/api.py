@@ -49,12 +49,12 @@ class Result:
 
     @property
     def best(self) -> ScoredPrompt | None:
-        """The prompt with the fewest errors at the highest fidelity."""
+        """The answer: the winner of the last race, or the baseline where that is not ahead of it."""
         return self.records.best
 
     @property
     def baseline(self) -> ScoredPrompt | None:
-        """The best instruction without exemplars."""
+        """The user's first instruction, or else the best shipped one, without exemplars."""
         return self.records.baseline
 
     @property
@@ -91,7 +91,7 @@ def optimize(
     Args:
         task: rows (``Task.from_rows``), a folder, or the name of a built-in task.
         model: a Hugging Face id or a folder, served by vLLM; default: the profile's.
-        max_llm_calls: hard limit for all calls to the model; default none.
+        max_llm_calls: hard limit for all calls that are sent to the model, test included; default none.
         output: the run folder; default ``runs/TASK-MODEL-seedN``.
         engine: instead of vLLM: an ``EngineSpec``, or what builds an ``Engine`` (in its own process: no lambda).
         metric: a metric's name, or ``function(output, reference) -> bool``; default: what fits the answers.
