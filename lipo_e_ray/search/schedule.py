@@ -130,6 +130,7 @@ class Ending:
         start, end = min(BASELINE_START, self.top), self.top
         middle = min(2 * self.b_min, start)
         for sizes, examples in (
+            ((len(known), 2), (start, end)),
             ((len(known), 4, 2), (middle, start, end)),
             ((len(known), 2), (min(self.b_min, start), start)),
             ((2,), (start,)),
