@@ -43,6 +43,7 @@ from lipo_e_ray.types import Message as ChatMessage
 
 BO_GPU_SHARE = 0.1  # encoder and vec2text live beside an engine; `gpu_memory_utilization` leaves them the memory
 POLL_S = 0.5
+UNSPENT_SHARE = 0.05  # of a limit; more is told
 CLOSE_TIMEOUT_S = 60.0
 
 
@@ -123,9 +124,12 @@ class _Job:
         """``how_to_go_on``: what the user is told where the time limit ends the search."""
         with self.service() as service:
             instructions, paid = self._instructions(service)
-            if reason := self._search(service, instructions, paid):
+            reason = self._search(service, instructions, paid)
+            if reason:
                 self._tell(Message(f"{reason}: no rung was begun after that; to go on: {how_to_go_on}"))
-            records = self._measure(service)
+            records = self._measure(service, whole=not reason)
+            if not reason:
+                self._tell_what_is_left(service)
         if records.best is None:  # the time was up before the first rung was complete
             return records
         document = json.dumps(best_prompt_document(records), indent=2, ensure_ascii=False) + "\n"
@@ -210,14 +214,17 @@ class _Job:
         self._watch.reached(None)
         return spent or (f"{config.time_limit:g} minutes are over" if hyperband.stopped else "")
 
-    def _measure(self, service: ActorHandle[Any]) -> Records:
-        """The test split, or as much of it as can be paid for: once for the baseline and the best prompt."""
+    def _measure(self, service: ActorHandle[Any], whole: bool) -> Records:
+        """The test split, or as much of it as can be paid for: once for the baseline and the best prompt.
+
+        ``whole``: the search has come to its end, so that the test may have what it left.
+        """
         found, spent = read_folder(self._folder), result(service.spent.remote(), "the evaluation service")
         prompts = {scored.prompt.id: scored.prompt for scored in (found.baseline, found.winner) if scored}
         n = self._budget.test
-        if self._budget.limit and prompts:  # what the search or a single prompt leaves makes the test longer
-            n = min(len(self._inputs.task.test), max(n, (spent.left + spent.sent["test"]) // len(prompts)))
-            n = min(n, (spent.left + spent.sent["test"]) // len(prompts))
+        if self._budget.limit and prompts:
+            most = len(self._inputs.task.test) if whole else n
+            n = min(most, (spent.left + spent.sent["test"]) // len(prompts))
         if not prompts or not self._config.test_share or n < 1:
             return found
         self._tell(Message(f"measuring {len(prompts)} prompts on {n} of {len(self._inputs.task.test)} test examples"))
@@ -225,6 +232,17 @@ class _Job:
             requests = [service.evaluate.remote(prompt, "test", n) for prompt in prompts.values()]
             slow_result(requests, service, "the test")
         return read_folder(self._folder)
+
+    def _tell_what_is_left(self, service: ActorHandle[Any]) -> None:
+        """Where more than a twentieth of the limit was not spent, a line that says why."""
+        left, limit = result(service.spent.remote(), "the evaluation service").left, self._budget.limit
+        if limit and left > UNSPENT_SHARE * limit:
+            self._tell(
+                Message(
+                    f"{left:,} of the {limit:,} calls are left: nothing else is there to try (no further race or test "
+                    "examples that they pay for)"
+                )
+            )
 
 
 def _generated(

@@ -6,7 +6,7 @@ of one fixed shuffle, so a prompt that goes up a rung pays only for the examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lipo_e_ray.types import InputError, Stage
@@ -90,8 +90,12 @@ def hyperband_bracket(ladder: tuple[int, ...], s: int, eta: int, index: int, chu
     """
     s_max = len(ladder) - 1
     width = -(-(s_max + 1) * eta**s // (s + 1))
-    rungs = tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder[s_max - s :]))
-    return Bracket(index, "hyperband", s, rungs, chunk)
+    return Bracket(index, "hyperband", s, halving(ladder[s_max - s :], width, eta), chunk)
+
+
+def halving(ladder: Sequence[int], width: int, eta: int) -> tuple[Rung, ...]:
+    """``width`` prompts at the lowest fidelity of ``ladder``, ``eta`` times fewer at each higher one, 1 at least."""
+    return tuple(Rung(max(1, width // eta**i), fidelity) for i, fidelity in enumerate(ladder))
 
 
 def hyperband_brackets(n: int, b_min: int, eta: int, first_index: int = 0) -> list[Bracket]:

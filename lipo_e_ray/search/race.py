@@ -91,7 +91,8 @@ class Race:
         first = self.bracket.rungs[0].fidelity
         for chunk in self.chunks[:steps]:
             yield from ((first, prompt, evaluation) for prompt, evaluation in chunk)
-        later = zip(self.bracket.rungs[1:], self.rungs[1 : steps - len(self.bracket.chunks) + 1], strict=False)
+        rungs = max(1, steps - len(self.bracket.chunks) + 1)  # the race may be further on than the schedule
+        later = zip(self.bracket.rungs[1:], self.rungs[1:rungs], strict=False)
         for rung, entries in later:
             yield from ((rung.fidelity, prompt, evaluation) for prompt, evaluation, _ in entries)
 

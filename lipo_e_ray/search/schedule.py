@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from lipo_e_ray.config import RunConfig
-from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, hyperband_bracket
+from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, halving, hyperband_bracket
 from lipo_e_ray.search.race import History
 from lipo_e_ray.types import Prompt
 
@@ -129,7 +129,7 @@ class Ending:
         known = sorted(self.plain, key=history.rate)
         start, end = min(BASELINE_START, self.top), self.top
         middle = min(2 * self.b_min, start)
-        for sizes, examples in (
+        for sizes, examples in (  # the longest first
             ((len(known), 2), (start, end)),
             ((len(known), 4, 2), (middle, start, end)),
             ((len(known), 2), (min(self.b_min, start), start)),
@@ -255,8 +255,7 @@ class LimitedSchedule:
         return self._bracket(index, ladder, width) if width > 0 else None
 
     def _bracket(self, index: int, ladder: tuple[int, ...], width: int) -> Bracket:
-        eta = self.config.hyperband.eta
-        rungs = tuple(Rung(max(1, width // eta**i), n) for i, n in enumerate(ladder))
+        rungs = halving(ladder, width, self.config.hyperband.eta)
         return chunked(Bracket(index, "hyperband", len(ladder) - 1, rungs), self.config.hyperband.chunks)
 
     def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
@@ -301,8 +300,7 @@ def full_schedule(config: RunConfig, ending: Ending) -> FixedSchedule:
 
 def invbo_bracket(config: RunConfig, ladder: tuple[int, ...], index: int) -> Bracket:
     """One iteration: q candidates on the whole ladder."""
-    rungs = tuple(Rung(max(1, config.invbo.q // config.hyperband.eta**i), n) for i, n in enumerate(ladder))
-    return Bracket(index, "invbo", len(ladder) - 1, rungs)
+    return Bracket(index, "invbo", len(ladder) - 1, halving(ladder, config.invbo.q, config.hyperband.eta))
 
 
 def chunked(bracket: Bracket, chunks: int) -> Bracket:

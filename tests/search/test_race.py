@@ -63,6 +63,19 @@ def test_it_knows_who_ran_and_what_was_seen_when_some_steps_were_complete():
     assert seen == [[], first[:2], first, [*first, ("b", 20), ("c", 20)]]
 
 
+@pytest.mark.parametrize("steps", range(7))
+def test_a_race_that_is_further_on_shows_no_later_rung_early(steps):
+    bracket = race("", chunk=1)
+    for name in "abcd":
+        bracket.enter(prompts(name))
+        bracket.observe(evaluations(10, **{name: 1}), "seed")
+    for n in (20, 40):
+        bracket.observe(evaluations(n, **dict.fromkeys(names(bracket.entrants), 2)), "seed")
+    assert bracket.over and bracket.steps == 6
+    seen = [fidelity for fidelity, _, _ in bracket.observed_after(steps)]
+    assert seen == [10, 10, 10, 10, 20, 20, 40][: steps if steps < 5 else steps + 1]
+
+
 def test_with_fewer_prompts_than_wanted_it_shrinks():
     fewer = race("abc")
     assert [rung.size for rung in fewer.bracket.rungs] == [3, 1, 1] and fewer.wanted == 0
