@@ -148,7 +148,8 @@ class _Climb:
     def best(self) -> list[Inversion]:
         """The ``BEAM`` new texts that rank first, by cosine."""
         chosen = islice(new_texts(self._ranked(), self._known_texts), BEAM)
-        return sorted((Inversion(text, self._seen[text]) for text in chosen), key=lambda found: -found.cosine)
+        found = [Inversion(text, self._seen[text]) for text in chosen]
+        return sorted(found, key=lambda inversion: -round(inversion.cosine, 5))
 
     @property
     def top(self) -> float:

@@ -79,7 +79,7 @@ class Vec2TextInverter:
             if cosines.max() < reached + MIN_RISE:
                 break
             reached = float(cosines.max())
-            rows = _first_rows(texts, np.argsort(-cosines, kind="stable").tolist())[: self._beam]
+            rows = _first_rows(texts, np.argsort(-cosines.round(5), kind="stable").tolist())[: self._beam]
             ids, hypotheses = ids[rows], hypotheses[rows]
         return list(dict.fromkeys(seen))
 

@@ -21,6 +21,8 @@ FAR = -1e4
 than its expansion 1 / u^2."""
 
 DRAWS = 512  # joint samples of all candidates' error rates, from which improvements are averaged
+BITS = 16  # of a value that counts in a comparison, see ``comparable``
+NO_VARIANCE = 1e-10  # of the largest eigenvalue: below it, an eigenvalue of a covariance is rounding
 SMOOTHING = 1e-3  # error rate within which a softplus rounds off max(., 0); Ament et al. 2023, section 4.2
 
 
@@ -94,14 +96,29 @@ def greedy_batch(mean: Tensor, covariance: Tensor, best: float, q: int, pending:
     for _ in range(min(q, int(open_.sum()))):
         # A softplus is above max(., 0) on both sides of 0: where no candidate improves in any draw, the nearest wins.
         value = softplus((lowest[:, None] - draws) / SMOOTHING).mean(0)
-        picks.append(int(value.masked_fill(~open_, -torch.inf).argmax()))
+        picks.append(int(comparable(value.masked_fill(~open_, -torch.inf)).argmax()))
         open_[picks[-1]] = False
         lowest = torch.minimum(lowest, draws[:, picks[-1]])
     return picks
 
 
 def square_root(covariance: Tensor) -> Tensor:
-    """A with A A^T = covariance; eigenvalues that rounding made negative count as 0, so no jitter is needed."""
+    """The symmetric A with A A = covariance; eigenvalues that are 0 but for rounding count as 0: no jitter is needed.
+
+    Symmetric, because the eigenvectors of equal eigenvalues are any that span the same space: with V sqrt(D) a change
+    in the last bit of ``covariance`` could give other draws.
+    """
     values, vectors = torch.linalg.eigh(covariance)
-    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    values = torch.where(values > NO_VARIANCE * values.amax(), values, 0.0)
+    root: Tensor = (vectors * values.sqrt()) @ vectors.T
     return root
+
+
+def comparable(values: Tensor) -> Tensor:
+    """``values``, of any shape, to 16 binary digits: what prompts are ordered by, so that ties are ties.
+
+    Two texts of the same words can have the same latent up to the last bits, and those depend on the batch in which
+    the texts were encoded. A resumed run encodes in other batches and must make the same choice.
+    """
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp(torch.round(mantissa * 2**BITS) / 2**BITS, exponent)

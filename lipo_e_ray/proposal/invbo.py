@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.latent.inversion import Inversion, Inverter
-from lipo_e_ray.proposal.acquisition import ascend, greedy_batch, square_root
+from lipo_e_ray.proposal.acquisition import ascend, comparable, greedy_batch, square_root
 from lipo_e_ray.proposal.candidates import Candidate, SearchState
 from lipo_e_ray.proposal.posterior import PromptPosterior
 from lipo_e_ray.surrogate.noise import BetaPrior, smoothed
@@ -175,7 +175,7 @@ def choose_anchor(posterior: PromptPosterior, length: float, rng: np.random.Gene
     own = -posterior.mean[anchors]
     span = (potential.max() - potential.min()).clamp_min(1e-12)
     score = own + (potential - potential.min()) / span * (own.max() - own.min())
-    return anchors[int(score.argmax())]
+    return anchors[int(comparable(score).argmax())]
 
 
 def rounded(z: Tensor) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipo_e_ray.proposal.acquisition import greedy_batch
+from lipo_e_ray.proposal.acquisition import comparable, greedy_batch
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.types import Example, Prompt, Request
 
@@ -82,7 +82,7 @@ class PromptPosterior:
 
     def ranking(self) -> list[int]:
         """Indices of the observed prompts, lowest posterior mean first."""
-        order: list[int] = torch.argsort(self.mean, stable=True).tolist()
+        order: list[int] = torch.argsort(comparable(self.mean), stable=True).tolist()
         return order
 
     def choose_batch(self, candidates: Sequence[Prompt], q: int, chosen: Sequence[int] = ()) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipo_e_ray.config import ProposalConfig
-from lipo_e_ray.proposal.acquisition import ascend, log_ei
+from lipo_e_ray.proposal.acquisition import ascend, comparable, log_ei
 from lipo_e_ray.proposal.candidates import Candidate, SearchState
 from lipo_e_ray.proposal.exemplars import ExemplarPool
 from lipo_e_ray.proposal.posterior import PromptPosterior
@@ -87,7 +87,7 @@ class TwoStage:
                 break
             with torch.no_grad():
                 value = log_ei(*posterior.gp.predict(posterior.space.encode(candidates)), posterior.best)
-            order = torch.argsort(value, descending=True, stable=True)[:KEPT].tolist()
+            order = torch.argsort(comparable(value), descending=True, stable=True)[:KEPT].tolist()
             best = [candidates[i] for i in order]
             start = best[:CLIMBED]
         return best
@@ -122,7 +122,7 @@ def choose_instructions(
     with torch.no_grad():
         z = posterior.space.encode([Prompt(text, beside) for text in instructions])
         value = log_ei(*posterior.gp.predict(z), posterior.best)
-    order = torch.argsort(value, descending=True, stable=True).tolist()
+    order = torch.argsort(comparable(value), descending=True, stable=True).tolist()
     top = order[: count if len(order) <= count else (count + 1) // 2]
     rest = rng.permutation(sorted(set(order) - set(top)))[: count - len(top)]
     return [instructions[i] for i in (*top, *rest)]

@@ -5,7 +5,7 @@ from botorch.acquisition.analytic import _log_ei_helper
 from botorch.acquisition.objective import ScalarizedPosteriorTransform
 from botorch.sampling import SobolQMCNormalSampler
 
-from lipo_e_ray.proposal.acquisition import ascend, greedy_batch, log_ei
+from lipo_e_ray.proposal.acquisition import ascend, comparable, greedy_batch, log_ei, square_root
 from lipo_e_ray.surrogate.gp import JointPromptGP
 from lipo_e_ray.surrogate.noise import NoiseShares
 
@@ -92,3 +92,31 @@ def test_greedy_batch_ends_with_the_candidates():
     assert sorted(greedy_batch(mean, covariance, 0.0, 5)) == [0, 1]
     assert greedy_batch(mean, covariance, 0.0, 5, pending=[0]) == [1]
     assert greedy_batch(mean, covariance, 0.0, 0) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_choice_does_not_depend_on_the_last_bits(seed):
+    """Latents come in twins (the same words in another order), and change in the last bits, as in another batch."""
+    noise = torch.Generator().manual_seed(seed)
+    z = torch.randn(12, 5, dtype=D, generator=noise).repeat_interleave(2, 0)
+
+    def picks(z):
+        distance = torch.cdist(z, z)
+        return greedy_batch(z.mean(1), 0.1 * torch.exp(-(distance**2)), 0.0, 8)
+
+    assert picks(z) == picks(z + 1e-15 * torch.randn(z.shape, dtype=D, generator=noise))
+
+
+def test_a_square_root_is_that_of_the_covariance():
+    a = torch.randn(6, 4, dtype=D, generator=torch.Generator().manual_seed(0))
+    root = square_root(a @ a.T)
+    assert torch.allclose(root @ root, a @ a.T) and torch.equal(
+        square_root(torch.zeros(2, 2, dtype=D)), torch.zeros(2, 2, dtype=D)
+    )
+
+
+def test_what_compares_equal_differs_by_rounding_only():
+    values = torch.tensor([0.3, 1e-40, 0.0, -7.0, -torch.inf, 12345.0], dtype=D)
+    assert torch.allclose(comparable(values), values, rtol=1e-4, atol=0)
+    assert torch.equal(comparable(values * (1 + 1e-12)), comparable(values))
+    assert comparable(values * (1 + 1e-3))[0] > comparable(values)[0]
