@@ -10,7 +10,8 @@ from lipo_e_ray.config import RunConfig
 from lipo_e_ray.inputs import Inputs
 from lipo_e_ray.instructions.induction import most_calls
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
-from lipo_e_ray.search.schedule import Ending, LimitedSchedule, Schedule, full_schedule, more_iterations
+from lipo_e_ray.search.ending import Ending
+from lipo_e_ray.search.schedule import LimitedSchedule, Schedule, full_schedule, more_iterations
 from lipo_e_ray.store.run_folder import Spending
 from lipo_e_ray.types import InputError, Prompt
 

@@ -13,7 +13,8 @@ from lipo_e_ray.engine.simulated import SimulatedEngine
 from lipo_e_ray.inputs import EngineSpec, load_inputs
 from lipo_e_ray.latent.inversion import MAX_REQUESTS
 from lipo_e_ray.planning import forecast, gains, make_plan, plan_items, summary, tokens_per_call
-from lipo_e_ray.search.schedule import Ending, FixedSchedule, LimitedSchedule, full_schedule
+from lipo_e_ray.search.ending import Ending
+from lipo_e_ray.search.schedule import FixedSchedule, LimitedSchedule, full_schedule
 from lipo_e_ray.types import InputError, Prompt
 
 DEMO = PROFILES["demo"]

@@ -22,9 +22,10 @@ from lipo_e_ray.latent.training import fit_latent
 from lipo_e_ray.proposal.posterior import PromptSpace
 from lipo_e_ray.proposal.proposer import MIN_OBSERVED, Proposer
 from lipo_e_ray.proposal.sources import Grid
+from lipo_e_ray.search.ending import Ending
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.search.schedule import Ending, LimitedSchedule
+from lipo_e_ray.search.schedule import LimitedSchedule
 from lipo_e_ray.surrogate.gp import Counts, HalfKernel, JointPromptGP
 from lipo_e_ray.surrogate.noise import BetaPrior, Blocks, Measurements, NoiseShares, measure
 from lipo_e_ray.types import Example, Prompt

@@ -109,11 +109,17 @@ class Records:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the winner was right more often than the baseline, on all examples that both were asked."""
+        """Whether the winner was right more often than the baseline, on all examples that both were asked.
+
+        Where it was right as often, because the search was stopped before both were asked more than a few: whether
+        its estimated accuracy on all that it was asked is higher.
+        """
         if self.baseline is None or self.winner is None or self.baseline is self.winner:
             return True
         pair = paired(*(self.compared[scored.prompt.id] for scored in (self.winner, self.baseline)))
-        return pair is None or pair.difference > 0
+        if pair and pair.difference:
+            return pair.difference > 0
+        return self.winner.accuracy.estimate > self.baseline.accuracy.estimate
 
     @cached_property
     def paired(self) -> Paired | None:

@@ -33,6 +33,11 @@ class Rate:
         return self.correct / self.n
 
     @property
+    def estimate(self) -> float:
+        """The mean of the rate's posterior when any rate is as likely beforehand (Laplace's rule)."""
+        return (self.correct + 1) / (self.n + 2)
+
+    @property
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.correct, self.n)
 

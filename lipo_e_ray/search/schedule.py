@@ -1,4 +1,4 @@
-"""Which bracket comes next, and who races again at the end: without a limit a fixed list, with one what it can pay."""
+"""Which bracket comes next: without a limit a fixed list, with one what it can pay for."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from functools import cached_property
 from typing import Protocol
 
 from lipo_e_ray.config import RunConfig
-from lipo_e_ray.search.brackets import Bracket, Rung, cost, fidelities, halving, hyperband_bracket
+from lipo_e_ray.search.brackets import Bracket, cost, fidelities, halving, hyperband_bracket
+from lipo_e_ray.search.ending import Ending, Entry
 from lipo_e_ray.search.race import History
-from lipo_e_ray.types import Prompt
-
-Entry = tuple[Bracket, list[Prompt]]
-"""A bracket of prompts that are known already, and these prompts."""
 
 OWN_SHARE, SHIPPED_SHARE = 0.5, 0.25  # of a chunk of the first bracket: instructions without exemplars, at most
 MIN_CHUNK = 4  # prompts that are proposed together, at least
-FINALISTS = 4
 FINAL_SHARE = 0.2  # of a limit, kept for the races at the end, if they cost so much
-FURTHER = 1.25  # finalists see at least so many times as many examples as before; else fewer of them go on
-BASELINE_START = 64  # examples from which the last plain instructions race: on 16, the demo's best seed was lost
 INVBO_SHARE = 0.3  # of a limit, at most, for InvBO's iterations
 LEAST_ITERATIONS = 3  # of InvBO: one or two are better spent on races (docs/log.md)
 FIRST_RUNG = 2  # of ``b_min``, the part that a limited run begins with: many prompts on few examples (docs/log.md)
@@ -87,84 +81,6 @@ class FixedSchedule:
     def cost_after(self, opened: int) -> int:
         """See ``Schedule``."""
         return cost(self.list[opened:])
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Who races again when no new prompt is to come: first for the baseline, then for the answer.
-
-    ``plain``: the instructions without exemplars among which the baseline is found; one: it is the baseline. ``top``:
-    validation examples. ``fresh``: examples beyond those, which no bracket sees before the end. ``b_min``: the least
-    examples. ``baseline``: evaluations, at most, for the baseline's race.
-    """
-
-    plain: tuple[Prompt, ...]
-    top: int
-    fresh: int
-    b_min: int
-    baseline: float = float("inf")
-
-    def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
-        """See ``Schedule``."""
-        stages, entry = {bracket.stage for bracket in opened}, None
-        if not stages & {"baseline", "final"}:
-            entry = self._for_baseline(len(opened), min(left, self.baseline), history)
-        if entry is None and "final" not in stages:
-            entry = self._finalists(len(opened), left, history)
-        return entry
-
-    def most(self, history: History) -> float:
-        """Evaluations that both races cost at most after ``history``.
-
-        Once there are finalists, later ones have been charged as many examples or more.
-        """
-        entry = self._for_baseline(0, self.baseline, history)
-        paid = [history.charged(prompt) for prompt, _ in history.leaders()[:FINALISTS]]
-        return (
-            (_cost(entry[1], entry[0].rungs, history) if entry else 0) + FINALISTS * (self.top + self.fresh) - sum(paid)
-        )
-
-    def _for_baseline(self, index: int, budget: float, history: History) -> Entry | None:
-        """The longest race among the plain instructions that ``budget`` pays for."""
-        known = sorted(self.plain, key=history.rate)
-        start, end = min(BASELINE_START, self.top), self.top
-        middle = min(2 * self.b_min, start)
-        for sizes, examples in (  # the longest first
-            ((len(known), 2), (start, end)),
-            ((len(known), 4, 2), (middle, start, end)),
-            ((len(known), 2), (min(self.b_min, start), start)),
-            ((2,), (start,)),
-            ((1,), (start,)),
-        ):
-            rungs: list[Rung] = []
-            for size, fidelity in zip(sizes, examples, strict=True):
-                if not rungs or fidelity > rungs[-1].fidelity:
-                    rungs.append(Rung(min(size, len(known)), fidelity))
-            entrants = known[: rungs[0].size]
-            if entrants and _cost(entrants, rungs, history) <= budget:
-                return Bracket(index, "baseline", len(rungs) - 1, tuple(rungs)), entrants
-        return None
-
-    def _finalists(self, index: int, left: float, history: History) -> Entry | None:
-        """The best prompts on more examples than before, as many of both as ``left`` pays for.
-
-        The race for the baseline may have gone higher than any other. A plain prompt is not to be the answer for that
-        alone, so one that is not plain is among the finalists.
-        """
-        leaders = [prompt for prompt, _ in history.leaders()]
-        if not leaders:
-            return None
-        reached, end = history.charged(leaders[0]), self.top + self.fresh
-        least = 1 + next((i for i, prompt in enumerate(leaders) if prompt not in self.plain), 0)
-        for count in range(max(least, min(FINALISTS, len(leaders))), least - 1, -1):
-            entrants = leaders[:count]
-            paid = [history.charged(prompt) for prompt in entrants]
-            fidelity = max(
-                (n for n in range(reached, end + 1) if sum(n - before for before in paid) <= left), default=0
-            )
-            if fidelity > min(paid) and (count <= max(2, least) or fidelity >= min(end, FURTHER * reached)):
-                return Bracket(index, "final", 0, (Rung(count, fidelity),)), entrants
-        return None
 
 
 @dataclass(frozen=True)
@@ -308,13 +224,3 @@ def chunked(bracket: Bracket, chunks: int) -> Bracket:
     size = bracket.rungs[0].size
     count = max(1, min(chunks, size // MIN_CHUNK))
     return replace(bracket, chunk=-(-size // count))
-
-
-def _cost(entrants: Sequence[Prompt], rungs: Sequence[Rung], history: History) -> int:
-    """What the rungs cost at most, when ``entrants`` have been charged what they have."""
-    paid = sorted(history.charged(prompt) for prompt in entrants)
-    total = 0
-    for rung in rungs:
-        total += sum(max(0, rung.fidelity - before) for before in paid[: rung.size])
-        paid = [max(rung.fidelity, before) for before in paid[: rung.size]]
-    return total

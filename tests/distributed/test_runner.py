@@ -22,9 +22,10 @@ from lipo_e_ray.distributed import runner
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.session import signals_interrupt
 from lipo_e_ray.search.brackets import Bracket, Rung, hyperband_brackets
+from lipo_e_ray.search.ending import Ending
 from lipo_e_ray.search.hyperband import Hyperband
 from lipo_e_ray.search.replay import run_search
-from lipo_e_ray.search.schedule import Ending, FixedSchedule
+from lipo_e_ray.search.schedule import FixedSchedule
 from lipo_e_ray.types import Batch, EngineError, Evaluation, InputError, Observation, Origin, Prompt, Proposal, digest
 
 N = 16

@@ -123,10 +123,14 @@ def test_a_written_instruction_is_no_baseline_and_neither_is_one_with_exemplars(
 
 @pytest.mark.parametrize(
     ("plain", "other", "ahead"),
-    [("cwww", "ccwwwwww", True), ("ccww", "wwwwcccc", False), ("cwww", "cwwwcccc", False), ("cwww", "wcwwcccc", False)],
+    [
+        ("cwww", "ccwwwwww", True),
+        ("ccww", "wwwwcccc", False),  # whatever it did on examples that the baseline did not see
+        ("wwww", "wwwwccww", True),  # level on the few that both saw: 2 of 8 say more than 0 of 4
+        ("ccww", "wccwwwww", False),
+    ],
 )
 def test_the_answer_is_the_winner_only_if_it_is_ahead_on_the_examples_that_both_were_asked(run, plain, other, ahead):
-    """Whatever it did on examples that the baseline did not see; a tie is not ahead."""
     run.propose(0, ONE)
     run.propose(1, BEST, source="ape")
     run.rung(ONE, plain)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, hyperband_brackets
+from lipo_e_ray.search.ending import Ending
 from lipo_e_ray.search.hyperband import Hyperband
-from lipo_e_ray.search.schedule import Ending, FixedSchedule, chunked
+from lipo_e_ray.search.schedule import FixedSchedule, chunked
 from lipo_e_ray.types import Prompt, Request
 from tests.search.walks import (
     evaluation,

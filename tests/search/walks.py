@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 from lipo_e_ray.search.brackets import Bracket, Rung
+from lipo_e_ray.search.ending import Ending
+from lipo_e_ray.search.race import History
 from lipo_e_ray.types import Evaluation, Observation, Prompt, Request, digest
 
 
@@ -90,3 +92,20 @@ def requests(log):
 
 def invbo(index, q=4):
     return Bracket(index, "invbo", 2, (Rung(q, 10), Rung(max(1, q // 2), 20), Rung(max(1, q // 4), 40)))
+
+
+def plain(count):
+    return tuple(prompts(f"plain {i}" for i in range(count)))
+
+
+def ending(top, fresh=0, count=1, b_min=10, baseline=float("inf")):
+    return Ending(plain(count), top, fresh, b_min, baseline)
+
+
+def history(**errors):
+    """``name=(fidelity, errors)``."""
+    found = History("seed")
+    for name, (fidelity, count) in errors.items():
+        prompt = Prompt(name.replace("_", " "))
+        found.add(fidelity, prompt, Evaluation(Observation(prompt.id, count, fidelity), 0, fidelity))
+    return found

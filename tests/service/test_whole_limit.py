@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipo_e_ray.config import HyperbandConfig, InvBOConfig, RunConfig
+from lipo_e_ray.search.ending import Ending
 from lipo_e_ray.search.hyperband import Hyperband
-from lipo_e_ray.search.schedule import Ending, LimitedSchedule
+from lipo_e_ray.search.schedule import LimitedSchedule
 from lipo_e_ray.service import service as module
 from lipo_e_ray.service.service import CHUNK, EvaluationService
 from lipo_e_ray.store.ledger import Ledger

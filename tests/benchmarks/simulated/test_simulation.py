@@ -13,7 +13,8 @@ from benchmarks.workload import full_pass, gsm8k_like
 from lipo_e_ray.config import InvBOConfig, RunConfig
 from lipo_e_ray.engine.simulated import Latency
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, hyperband_brackets
-from lipo_e_ray.search.schedule import Ending, full_schedule
+from lipo_e_ray.search.ending import Ending
+from lipo_e_ray.search.schedule import full_schedule
 from lipo_e_ray.types import Prompt, Request
 
 WORKLOAD = gsm8k_like([Bracket(0, "hyperband", 0, (Rung(1, 8),))])
