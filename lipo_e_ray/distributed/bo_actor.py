@@ -15,6 +15,7 @@ from lipo_e_ray.distributed.calls import cause_of, reason_of, result, slow_resul
 from lipo_e_ray.types import Batch, EngineError, Request
 
 MAX_DEATHS = 3  # of actors with no answer in between; then the run ends
+POLL_S = 0.01  # Tune's loop would else spin while it waits for proposals, at half a core that an engine could use
 PROPOSAL_TIMEOUT_S = 3600.0  # of one batch; the first one may wait for the VAE's training
 
 
@@ -76,14 +77,14 @@ class BOSlot:
         self._deaths = 0
 
     def propose(self, request: Request) -> Batch | None:
-        """The answer to ``request``, or ``None`` while there is none: ask the same again. Never blocks.
+        """The answer to ``request``, or ``None`` while there is none: ask the same again. Blocks for 10 ms at most.
 
         Raises what the proposer raised, and ``EngineError`` when actor after actor breaks.
         """
         if self._pending is None:
             self.actor = self.actor or self._make_actor()
             self._pending, self._asked = self.actor.propose.remote(request), time.monotonic()
-        if not ray.wait([self._pending], timeout=0)[0]:
+        if not ray.wait([self._pending], timeout=POLL_S)[0]:
             if time.monotonic() - self._asked > PROPOSAL_TIMEOUT_S:
                 self._broke(f"no answer within {PROPOSAL_TIMEOUT_S:.0f} s")
             return None

@@ -39,7 +39,7 @@ class ProposalSearcher(Searcher):
         self._started: set[int] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """The next trial's config; ``None`` while there is nothing to start. Never blocks Tune's event loop.
+        """The next trial's config; ``None`` while there is nothing to start. Blocks Tune's loop for 10 ms at most.
 
         Raises what the BO actor or a trial raised: from here, unlike from elsewhere, it ends Tune's loop.
         """
