@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from lipo_e_ray.engine.model import fast_dtype
 from lipo_e_ray.task.task import Task
@@ -36,6 +37,9 @@ from tests.heads import Head, new_head, ray_head
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+settings.register_profile("any machine", deadline=None)  # one example may take long on a busy one
+settings.load_profile("any machine")
 
 ROW = "row of docs/reliability.md"
 DTYPE = fast_dtype()  # of models that really run

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from lipo_e_ray.search.brackets import Bracket
 from lipo_e_ray.types import Evaluation, Observation, Prompt, digest
 
+ENOUGH = 8  # prompts that have the same examples wrong, before those count as too hard for all
+
 
 @dataclass
 class Race:
@@ -188,6 +190,11 @@ class History:
         """To sort by: a prompt's error rate at its highest fidelity, then minus that fidelity; unseen ones are last."""
         observations = self._observed.get(prompt.id, (prompt, []))[1]
         return (observations[-1].error, -observations[-1].evaluated) if observations else (2.0, 0)
+
+    def unsolved(self, fidelity: int) -> bool:
+        """Whether the first ``fidelity`` examples tell nothing: enough prompts were asked them, none had one right."""
+        asked = self._complete.get(fidelity, {}).values()
+        return len(asked) >= ENOUGH and all(seen.errors == seen.evaluated for _, seen in asked)
 
     def charged(self, prompt: Prompt) -> int:
         """The examples that a prompt has been charged."""

@@ -145,7 +145,8 @@ class LimitedSchedule:
 
         First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them
         get an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
-        as long as one of ``LEAST_WIDTH`` prompts can be paid.
+        as long as one of ``LEAST_WIDTH`` prompts can be paid. A rung whose examples no prompt has had right so far
+        tells nothing, so brackets begin above it, if that can be paid.
         """
         spare = left - (min(self.kept, self.ending.most(history)) if history else self.kept)
         if exhausted:
@@ -153,15 +154,21 @@ class LimitedSchedule:
         races = sum(bracket.stage == "hyperband" for bracket in opened)
         iterated = len(opened) - races
         ahead = self.races - races
-        invbo = invbo_bracket(self.config, self.ladder, len(opened))
-        if ahead <= 0 and iterated < self.iterations and self._price <= spare:
+        telling = self._telling(history)
+        invbo = invbo_bracket(self.config, self.ladder[telling:], len(opened))
+        if ahead <= 0 and iterated < self.iterations and invbo.cost() + self.rewriting <= spare:
             return invbo
         share = (spare - (self.iterations - iterated) * self._price) / ahead if ahead > 0 else spare
-        for low in range(races % max(1, len(self.ladder) - 1), -1, -1):
+        for low in range(max(telling, races % max(1, len(self.ladder) - 1)), -1, -1):
             bracket = self._widest(len(opened), self.ladder[low:], share)
             if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
                 return bracket
         return None
+
+    def _telling(self, history: History | None) -> int:
+        """The lowest rung of the ladder that tells prompts apart; two rungs at least are left."""
+        rungs = range(len(self.ladder) - 2)
+        return next((i for i in rungs if not history or not history.unsolved(self.ladder[i])), len(rungs))
 
     def _widest(self, index: int, ladder: tuple[int, ...], budget: float) -> Bracket | None:
         """The widest bracket on ``ladder`` that costs at most ``budget``."""

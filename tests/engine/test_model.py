@@ -190,7 +190,7 @@ class TestChatTokenizer:
         prompt = Prompt(text, (Example(text, text), Example("1 + 1?", "2")))
         assert_only_the_template_controls(chat, reference, render(prompt, text))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.lists(
             st.lists(st.sampled_from(HOSTILE) | IN_THE_VOCABULARY, max_size=5).map("".join), min_size=4, max_size=4

@@ -123,7 +123,7 @@ def test_exemplar_sets_survive_the_round_trip(space, prompts):
     assert Counter(map(len, found))[0] >= 9  # the empty set is found again
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-50, 50), min_size=16, max_size=16), st.integers(0, 8))
 def test_any_latent_decodes_to_a_legal_set(trained, values, most):
     space = LatentSpace(ClusteredEncoder(), trained, POOL, most)

@@ -1,7 +1,7 @@
 """The last races: the longest that their budget pays for, and all that is compared on the same examples."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lipo_e_ray.search.brackets import Bracket, Rung
@@ -60,7 +60,6 @@ def test_without_anything_observed_nothing_is_final():
     assert ending(128, 51, 0).closing([], 10**6, History("")) is None
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([10, 20, 40, 80]), st.integers(0, 10)), min_size=1, max_size=6),
     st.integers(0, 600),

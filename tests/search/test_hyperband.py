@@ -46,7 +46,7 @@ OVERLAPS, CHUNKS, LIMITS = st.integers(0, 4), st.sampled_from([1, 2, 8]), st.sam
 # ---- promotion ----
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 0.3]), OVERLAPS, CHUNKS)
 def test_the_promoted_are_among_the_best_and_fidelities_only_grow(seed, failing, hopeless, overlap, chunks):
     hyperband = hyperband_of(small_run(chunks), seed, overlap=overlap)
@@ -66,7 +66,7 @@ def test_the_promoted_are_among_the_best_and_fidelities_only_grow(seed, failing,
         assert all(r.fidelity > fidelity for r in above.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(0, 10**6), LIMITS, OVERLAPS, CHUNKS, st.sampled_from([0, 7]))
 def test_the_order_of_arrival_changes_nothing(seed, order, limit, overlap, chunks, most):
     """Neither what is proposed from which knowledge, nor what is promoted, nor the incumbent, nor what follows."""
@@ -148,7 +148,7 @@ def test_the_incumbent_comes_from_the_highest_fidelity_only():
 # ---- the budget ----
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(40, 900), st.sampled_from([0.0, 0.3]), OVERLAPS, CHUNKS, st.integers(0, 20))
 def test_the_limit_is_never_exceeded(seed, limit, failing, overlap, chunks, written):
     hyperband = hyperband_of(small_run(chunks), seed, limit, overlap, ENDING)
@@ -211,7 +211,7 @@ def test_fewer_proposals_shrink_the_bracket_and_none_end_it():
     assert [r.fidelity for r in results(log)] == [10, 10, 20, 40]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 5), max_size=12), OVERLAPS, CHUNKS)
 def test_in_any_chunk_prompts_may_run_out(seed, given_counts, overlap, chunks):
     """Those that exist race on, in a bracket of their number; the walk ends, and waits for nothing twice."""

@@ -43,7 +43,7 @@ def test_a_bracket_waits_for_a_slow_rung_of_an_earlier_one():
     assert isinstance(hyperband.actions()[0], Request)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), OVERLAPS, CHUNKS)
 def test_what_is_observed_and_what_is_running_is_all_there_is(seed, overlap, chunks):
     """Nothing that was proposed before is unknown to a proposal, so nothing is proposed twice."""
@@ -67,7 +67,7 @@ def test_the_critical_path_of_the_widest_overlap_is_one_bracket():
     assert rounds == 8
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), OVERLAPS, CHUNKS)
 def test_each_chunk_knows_exactly_the_steps_that_the_schedule_completes(seed, overlap, chunks):
     """Counted here from the log alone: a bracket opens when the one before it has ``overlap`` steps left and one is

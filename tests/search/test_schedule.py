@@ -52,7 +52,7 @@ def limits(draw):
 # ---- a limit ----
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(limits())
 def test_the_worst_case_never_exceeds_the_limit(schedule):
     """Every rung full, every prompt new, as many calls for writing as there can be."""
@@ -70,7 +70,7 @@ def test_the_worst_case_never_exceeds_the_limit(schedule):
     assert all(rung.fidelity <= schedule.ending.top for b in proposing for rung in b.rungs)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(limits(), st.integers(0, 10**6), st.sampled_from([0.0, 0.3]), st.sampled_from([0.0, 0.3, 1.0]))
 def test_whatever_the_answers_the_limit_holds(schedule, seed, failing, hopeless):
     hyperband = Hyperband(schedule, seed, schedule.config.hyperband.overlap)
@@ -231,3 +231,40 @@ def test_chunks_are_of_equal_size_and_not_too_small(size, chunks):
     assert sum(bracket.chunks) == size and len(bracket.chunks) <= chunks
     assert len(set(bracket.chunks[:-1])) <= 1 and max(bracket.chunks) == bracket.chunks[0]
     assert bracket.chunks[0] >= min(size, MIN_CHUNK)
+
+
+def hard(fidelity, count, right=0):
+    """``count`` prompts that have the first ``fidelity`` examples wrong, all but one of them."""
+    return {f"p{i}": (fidelity, fidelity - (right if i == 0 else 0)) for i in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("known", "first"),
+    [
+        (hard(4, 7), 4),
+        (hard(4, 8), 8),
+        (hard(4, 8, right=1), 4),
+        (hard(4, 8) | {"leader": (32, 20)}, 8),  # what it had right lies beyond the first four
+    ],
+)
+def test_brackets_begin_above_a_rung_whose_examples_nobody_has_right(known, first):
+    schedule = limited(PROFILES["demo"], 2000, 128)
+    opened = [Bracket(i, "hyperband", 0, (Rung(4, 4),)) for i in range(schedule.races)]
+    invbo = schedule.following(opened, 1500, False, history(**known))
+    assert (invbo.stage, invbo.rungs[0].fidelity) == ("invbo", first)
+    opened += [Bracket(i, "invbo", 0, (Rung(4, 4),)) for i in range(schedule.iterations)]
+    opened += [Bracket(9, "hyperband", 0, (Rung(4, 4),))] * (-len(opened) % (len(schedule.ladder) - 1))
+    assert schedule.following(opened, 1500, False, history(**known)).rungs[0].fidelity >= first
+
+
+def test_where_that_cannot_be_paid_a_bracket_begins_lower_all_the_same():
+    schedule = limited(PROFILES["demo"], 2000, 128)
+    opened = [Bracket(i, "hyperband", 0, (Rung(4, 4),)) for i in range(schedule.races + schedule.iterations)]
+    known = history(**hard(4, 8))
+    kept = int(min(schedule.kept, schedule.ending.most(known)))
+    widths = {
+        left: found.rungs[0].fidelity
+        for left in range(400)
+        if (found := schedule.following(opened, kept + left, False, known))
+    }
+    assert min(widths) < min(left for left, first in widths.items() if first > 4)

@@ -144,7 +144,7 @@ async def take(world, step):
     return before, world.sent[sent:]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.lists(steps, min_size=1, max_size=6), max_size=25))
 def test_whatever_happens_no_room_is_exceeded_nor_left_unused_and_lower_waves_go_first(history):
     async def go():
@@ -168,7 +168,6 @@ def test_whatever_happens_no_room_is_exceeded_nor_left_unused_and_lower_waves_go
     asyncio.run(go())
 
 
-@settings(deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_what_happens_at_once_leaks_no_room(history):
     async def go():

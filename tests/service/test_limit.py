@@ -158,7 +158,7 @@ async def session(world, task, limit, reserve, asked, killed_after):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(sessions, min_size=1, max_size=4),
     st.just(0) | st.integers(1, 150),

@@ -141,7 +141,7 @@ def searches(draw):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     searches(),
     st.integers(100, 600),

@@ -119,7 +119,7 @@ BATCHES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(BATCHES)
 def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, batches):
     """Held against a dictionary: a batch with one answer known before is refused, with all of it."""
@@ -151,7 +151,7 @@ def test_batches_count_each_answer_once_whole_or_not_at_all(tmp_path_factory, ba
         )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(STORABLE, st.lists(st.tuples(STORABLE, STORABLE), max_size=4))
 def test_any_prompt_comes_back_letter_for_letter(tmp_path_factory, instruction, pairs):
     prompt = Prompt(instruction, tuple(Example(*pair) for pair in pairs))

@@ -55,7 +55,7 @@ def test_the_sum_is_never_below_what_the_models_tokenizer_counts(chat, template,
     if TEMPLATES[template]:
         monkeypatch.setattr(chat._tokenizer, "chat_template", TEMPLATES[template])
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.lists(st.tuples(texts, texts), min_size=1, max_size=8),
         st.lists(texts, min_size=1, max_size=2),

@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lipo_e_ray.task.extraction import extract_number
@@ -274,7 +274,6 @@ def test_control_tokens_in_an_answer_are_text(text):
     assert judge(text, text) is CORRECT and judge(text, "other") is WRONG
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_every_metric_that_is_chosen_reads_the_answer_it_was_chosen_for(answer):
     """Or calls it unparseable, which loading a task reports; it never calls a reference wrong for itself."""
