@@ -146,7 +146,7 @@ class LimitedSchedule:
         First there are the ``races``, each from one rung higher on than the one before, as in Hyperband; all of them
         get an equal part of what is left for them. Then come InvBO's ``iterations``, then further brackets for
         as long as one of ``LEAST_WIDTH`` prompts can be paid. A rung whose examples no prompt has had right so far
-        tells nothing, so brackets begin above it, if that can be paid.
+        tells nothing, so brackets begin above it; of the ``races``, one for which that can't be paid begins lower.
         """
         spare = left - (min(self.kept, self.ending.most(history)) if history else self.kept)
         if exhausted:
@@ -159,7 +159,8 @@ class LimitedSchedule:
         if ahead <= 0 and iterated < self.iterations and invbo.cost() + self.rewriting <= spare:
             return invbo
         share = (spare - (self.iterations - iterated) * self._price) / ahead if ahead > 0 else spare
-        for low in range(max(telling, races % max(1, len(self.ladder) - 1)), -1, -1):
+        lowest = 0 if ahead > 0 else telling
+        for low in range(max(telling, races % max(1, len(self.ladder) - 1)), lowest - 1, -1):
             bracket = self._widest(len(opened), self.ladder[low:], share)
             if bracket and bracket.rungs[0].size >= LEAST_WIDTH:
                 return bracket

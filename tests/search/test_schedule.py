@@ -257,14 +257,16 @@ def test_brackets_begin_above_a_rung_whose_examples_nobody_has_right(known, firs
     assert schedule.following(opened, 1500, False, history(**known)).rungs[0].fidelity >= first
 
 
-def test_where_that_cannot_be_paid_a_bracket_begins_lower_all_the_same():
+@pytest.mark.parametrize("further", [False, True])
+def test_where_that_cannot_be_paid_a_race_begins_lower_and_no_further_bracket_opens(further):
     schedule = limited(PROFILES["demo"], 2000, 128)
-    opened = [Bracket(i, "hyperband", 0, (Rung(4, 4),)) for i in range(schedule.races + schedule.iterations)]
+    opened = [Bracket(i, "hyperband", 0, (Rung(4, 4),)) for i in range(schedule.races if further else 1)]
+    opened += [Bracket(9, "invbo", 0, (Rung(4, 4),))] * schedule.iterations
     known = history(**hard(4, 8))
     kept = int(min(schedule.kept, schedule.ending.most(known)))
-    widths = {
-        left: found.rungs[0].fidelity
+    firsts = {
+        found.rungs[0].fidelity
         for left in range(400)
         if (found := schedule.following(opened, kept + left, False, known))
     }
-    assert min(widths) < min(left for left, first in widths.items() if first > 4)
+    assert (4 in firsts) != further and max(firsts) > 4
