@@ -116,11 +116,11 @@ def test_a_run_goes_on_with_more(tmp_path):
 
 
 def test_more_iterations_stay_within_the_limit_that_the_search_has_used_up(tmp_path):
-    """Nothing is left that could pay for them."""
+    """What is left pays for no iteration, nor for a race of four prompts up to all 24 examples."""
     settings = SMALL | {"invbo.iterations": 0}
     first = lipo.optimize(TASK, engine=SPEC, output=tmp_path, config=settings, profile="demo", max_llm_calls=400)
     more = lipo.resume(tmp_path, changes={"invbo.iterations": 3}, engine=SPEC)
-    assert 0.95 * 400 <= first.calls <= more.calls <= 400
+    assert 0.9 * 400 <= first.calls <= more.calls <= 400
 
 
 def test_a_metric_of_ones_own_in_a_running_event_loop_and_nothing_is_printed(tmp_path, capsys):

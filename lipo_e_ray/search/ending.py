@@ -47,7 +47,10 @@ class Ending:
         Once there are finalists, later ones have been charged as many examples or more.
         """
         entry = self._for_baseline(0, self.baseline, history)
-        paid = [history.charged(prompt) for prompt in self._entrants(history, FINALISTS)]
+        raced = entry[0].rungs[-1].fidelity if entry else 0  # so far the baseline is when the finalists begin
+        entrants = self._entrants(history, FINALISTS)
+        baseline = next((prompt for prompt in entrants if prompt in self.plain), None)
+        paid = [max(history.charged(prompt), raced if prompt == baseline else 0) for prompt in entrants]
         return (
             (_cost(entry[1], entry[0].rungs, history) if entry else 0) + FINALISTS * (self.top + self.fresh) - sum(paid)
         )

@@ -114,3 +114,8 @@ def test_the_baseline_is_among_the_finalists_so_that_it_is_compared_with_the_ans
     [rung], entrants = (entry := ending(64, 0, 2, baseline=0).closing(RACED, 60, known))[0].rungs, entry[1]
     assert entrants == [Prompt("a"), Prompt("b"), Prompt("c"), Prompt("plain 1")]
     assert rung == Rung(4, (60 + 3 * 16 + 4) // 4)
+
+
+def test_what_the_baselines_race_pays_is_not_kept_for_the_finalists_once_more():
+    known = history(plain_0=(4, 3), a=(24, 1), b=(24, 2), c=(24, 3))
+    assert ending(24, 0, 1, b_min=4).most(known) == 24 - 4
