@@ -115,12 +115,15 @@ def test_a_run_goes_on_with_more(tmp_path):
     )
 
 
-def test_more_iterations_stay_within_the_limit_that_the_search_has_used_up(tmp_path):
-    """What is left pays for no iteration, nor for a race of four prompts up to all 24 examples."""
-    settings = SMALL | {"invbo.iterations": 0}
-    first = lipo.optimize(TASK, engine=SPEC, output=tmp_path, config=settings, profile="demo", max_llm_calls=400)
+def test_more_iterations_stay_within_the_limit_and_what_is_left_of_it_is_told(tmp_path):
+    """Of a limit at least 95% are spent, or a line says why not: here they may pay for no further race."""
+    settings, told = SMALL | {"invbo.iterations": 0}, []
+    first = lipo.optimize(
+        TASK, engine=SPEC, output=tmp_path, config=settings, profile="demo", max_llm_calls=400, callback=told.append
+    )
+    assert first.calls >= 0.95 * 400 or any("of the 400 calls are left" in str(event) for event in told)
     more = lipo.resume(tmp_path, changes={"invbo.iterations": 3}, engine=SPEC)
-    assert 0.9 * 400 <= first.calls <= more.calls <= 400
+    assert first.calls <= more.calls <= 400
 
 
 def test_a_metric_of_ones_own_in_a_running_event_loop_and_nothing_is_printed(tmp_path, capsys):

@@ -111,8 +111,8 @@ class Records:
     def is_ahead(self) -> bool:
         """Whether the winner was right more often than the baseline, on all examples that both were asked.
 
-        Where it was right as often, because the search was stopped before both were asked more than a few: whether
-        its estimated accuracy on all that it was asked is higher.
+        Where both were right as often there, or were asked none in common, the higher estimate decides: of each one's
+        accuracy on all that it was asked.
         """
         if self.baseline is None or self.winner is None or self.baseline is self.winner:
             return True
