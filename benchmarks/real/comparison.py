@@ -38,13 +38,13 @@ class Row:
         return self.task, self.seed, self.limit, self.method
 
 
-def paired(rows: Sequence[Row]) -> dict[str, float | None]:
-    """LIPO-E's test accuracy less the rival's over all pairs of a task and a seed.
+def paired(rows: Sequence[Row], rival: str = METHODS[1]) -> dict[str, float | None]:
+    """LIPO-E's test accuracy less that of the method ``rival`` over all pairs of a task and a seed.
 
     Mean, half the width of its 95% interval (Student's t) and p (Wilcoxon's signed-rank test, two-sided); ``None`` for
     what so few pairs do not tell.
     """
-    ours, theirs = ({(r.task, r.seed): r.test for r in rows if r.method == method} for method in METHODS)
+    ours, theirs = ({(r.task, r.seed): r.test for r in rows if r.method == method} for method in (METHODS[0], rival))
     each = np.array([ours[pair] - theirs[pair] for pair in ours if pair in theirs])
     n = len(each)
     return {

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import lipo_e_ray as lipo
 from benchmarks.machine import write
@@ -61,6 +62,11 @@ class Case:
         sampling, metric = sampling_of(self.model), get_metric(self.task.metric)
         return replace(spec, make=partial(StoredEngine, self.store, spec.make, spec.fingerprints, sampling, metric))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of LIPO-E, over the profile ``demo``: the test is outside the limit."""
+        return {"seed": self.seed, "test_share": 0.0, "model.max_model_len": CONTEXT}
+
 
 def lipo_e(case: Case, limit: int) -> Found:
     """A run of the demo profile as a user starts it; a finished or interrupted one goes on in its folder."""
@@ -70,7 +76,7 @@ def lipo_e(case: Case, limit: int) -> Found:
         max_llm_calls=limit,
         output=case.output / f"lipo_e-{case.path.name}-{limit}-seed{case.seed}",
         profile="demo",
-        config={"seed": case.seed, "test_share": 0.0, "model.max_model_len": CONTEXT},
+        config=case.settings,
     )
     if result.best is None:
         raise LipoError(f"{result.folder}: expected a prompt, got none; run the same command again")
@@ -136,23 +142,30 @@ def compare(arguments: argparse.Namespace) -> list[Row]:
     return [rows[key] for key in wanted]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(doc: str | None, results: Path) -> argparse.ArgumentParser:
+    """The arguments that ``benchmarks.real.peers`` takes too."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=f"folder of {' and '.join(GROUPS)}")
     parser.add_argument("--model", type=Path, required=True, help="folder of an instruct model")
-    parser.add_argument("--tasks", type=_names, default=_names("antonyms,letters_list,num_to_verbal,object_counting"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--limits", type=_numbers, default=[300, 1000], help="search calls")
-    parser.add_argument("--methods", type=_names, default=list(METHODS))
-    parser.add_argument("--test-size", type=int, default=0, help="test examples; 0: all there are")
-    parser.add_argument("--output", type=Path, default=Path("runs") / "small_limits")
+    parser.add_argument("--output", type=Path, default=Path("runs") / results.stem)
     parser.add_argument("--store", type=Path, help="file of the answers; default: answers.sqlite in --output")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--dtype", default=fast_dtype(), help="default: the one this machine is fast with")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments_of = parser(__doc__, RESULTS)
+    tasks = "antonyms,letters_list,num_to_verbal,object_counting"
+    arguments_of.add_argument("--tasks", type=_names, default=_names(tasks))
+    arguments_of.add_argument("--seeds", type=int, default=3)
+    arguments_of.add_argument("--limits", type=_numbers, default=[300, 1000], help="search calls")
+    arguments_of.add_argument("--methods", type=_names, default=list(METHODS))
+    arguments_of.add_argument("--test-size", type=int, default=0, help="test examples; 0: all there are")
+    arguments = arguments_of.parse_args()
     arguments.store = (arguments.store or arguments.output / "answers.sqlite").absolute()
     if unknown := set(arguments.methods) - set(METHODS):
-        parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
+        arguments_of.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     try:
         rows = compare(arguments)
     except LipoError as error:

@@ -5,11 +5,14 @@ from functools import cached_property, partial
 import pytest
 
 from benchmarks.real.answers import AnswerStore, StoredEngine
+from benchmarks.real.peers import beside
+from benchmarks.real.served import Search
 from benchmarks.real.small_limits import DEMO, Case, searched, task_folder
 from lipo_e_ray.inputs import EngineSpec
 from lipo_e_ray.task.arithmetic import generate_arithmetic
 from lipo_e_ray.task.metrics import get_metric
 from lipo_e_ray.types import Completion, Fingerprints, InputError, Sampling
+from tests.conftest import SMALL
 from tests.faults.job import hashed_words
 
 TASK = generate_arithmetic(pool=64, validation=128, test=300, seed=0)
@@ -36,7 +39,11 @@ class Model:
 
 @dataclass(frozen=True)
 class SmallCase(Case):
-    """With ``Model`` in place of the real engine."""
+    """With ``Model`` in place of the real engine, and a smaller VAE."""
+
+    @property
+    def settings(self):
+        return super().settings | {key: value for key, value in SMALL.items() if not key.startswith("task.")}
 
     @cached_property
     def engine(self):
@@ -99,6 +106,10 @@ def test_lipo_e_keeps_to_the_limit_and_reads_its_answers_from_the_store(case, tm
     again = SmallCase(case.path, 0, case.model, 0, tmp_path / "again", case.store)
     assert list(searched(again, ["lipo_e"], [300], [])) == [row]
     assert stored(case) == answers
+    # Beside a rival that paid as much it is the same search.
+    ours, theirs = beside(again, Search("rival", "task", 0, 0, 300, 0.25, 300))
+    assert ours == row and stored(case) == answers
+    assert (theirs.key, theirs.calls, theirs.test, theirs.test_n) == (("task", 0, 300, "rival"), 300, 0.25, 300)
 
 
 def test_a_task_is_found_in_either_group(tmp_path):
