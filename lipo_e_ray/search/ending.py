@@ -41,12 +41,15 @@ class Ending:
             entry = self._finalists(len(opened), left, history)
         return entry
 
-    def most(self, history: History) -> float:
-        """Evaluations that both races cost at most after ``history``.
+    def most(self, history: History, opened: Sequence[Bracket] = ()) -> float:
+        """Evaluations that the races which are not ``opened`` cost at most after ``history``.
 
         Once there are finalists, later ones have been charged as many examples or more.
         """
-        entry = self._for_baseline(0, self.baseline, history)
+        stages = {bracket.stage for bracket in opened}
+        if "final" in stages:
+            return 0
+        entry = None if "baseline" in stages else self._for_baseline(0, self.baseline, history)
         raced = entry[0].rungs[-1].fidelity if entry else 0  # so far the baseline is when the finalists begin
         entrants = self._entrants(history, FINALISTS)
         baseline = next((prompt for prompt in entrants if prompt in self.plain), None)

@@ -198,7 +198,8 @@ class Hyperband:
             rungs=len(race.bracket.rungs),
             fidelity=race.bracket.rungs[rung].fidelity,
             done=calls,
-            planned=self._schedule.limit or calls + ahead + self._schedule.cost_after(len(self._races) - self._first),
+            planned=self._schedule.limit
+            or int(calls + ahead + self._schedule.cost_after(self._opened(), self._history)),
             incumbent=self.incumbent(),
         )
 

@@ -49,8 +49,8 @@ class Schedule(Protocol):
         """When all ``opened`` brackets are over: one of known prompts, with those; ``None``: the run is over."""
         ...
 
-    def cost_after(self, opened: int) -> int:
-        """Evaluations, at most, of the brackets after the first ``opened`` ones, as far as they are known."""
+    def cost_after(self, opened: Sequence[Bracket], history: History) -> float:
+        """Evaluations, at most, of the brackets after ``opened``, as far as they are known."""
         ...
 
 
@@ -78,9 +78,9 @@ class FixedSchedule:
         """See ``Schedule``."""
         return self.ending.closing(opened, left, history) if self.ending else None
 
-    def cost_after(self, opened: int) -> int:
+    def cost_after(self, opened: Sequence[Bracket], history: History) -> float:
         """See ``Schedule``."""
-        return cost(self.list[opened:])
+        return cost(self.list[len(opened) :]) + (self.ending.most(history, opened) if self.ending else 0)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class LimitedSchedule:
         """See ``Schedule``."""
         return self.ending.closing(opened, left, history)
 
-    def cost_after(self, opened: int) -> int:
+    def cost_after(self, opened: Sequence[Bracket], history: History) -> float:
         """See ``Schedule``: not known."""
         return 0
 

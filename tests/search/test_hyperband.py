@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lipo_e_ray.search.brackets import Bracket, Rung, cost, hyperband_brackets
 from lipo_e_ray.search.ending import Ending
 from lipo_e_ray.search.hyperband import Hyperband
+from lipo_e_ray.search.race import History
 from lipo_e_ray.search.schedule import FixedSchedule, chunked
 from lipo_e_ray.types import Prompt, Request
 from tests.search.walks import (
@@ -330,6 +331,22 @@ def test_the_position_counts_up_to_what_was_planned():
     last = hyperband.position()
     assert last.done == last.planned <= cost(brackets)
     assert (last.bracket, last.open, last.incumbent) == (5, 0, hyperband.incumbent())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_planned_has_the_last_races_in_it_from_the_start(seed):
+    hyperband, planned = hyperband_of(small_run(), ending=ENDING), []
+    landscape = random_landscape(seed)
+
+    def evaluate(name, n):
+        planned.append(hyperband.position().planned)
+        return landscape(name, n)
+
+    walk(hyperband, evaluate)
+    assert [bracket.stage for bracket in hyperband.brackets][-2:] == ["baseline", "final"]
+    last = hyperband.position()
+    assert last.done == last.planned <= min(planned)
+    assert planned[0] == cost(small_run()) + ENDING.most(History(""))
 
 
 def test_a_stopped_walk_begins_nothing_and_takes_what_was_under_way():
