@@ -22,7 +22,10 @@ from lipo_e_ray.types import Batch, Evaluation, Observation, Origin, Prompt, Pro
 SAMPLED = 50  # prompts drawn to estimate the tokens of a call
 APE_YIELD = 0.6  # distinct instructions per answer: 48 of 72 with the embedded model
 NAMES = {"invbo": "InvBO", "baseline": "race for the baseline", "final": "finalists on more examples"}
-STEP, MOST_LIMIT = 1.2, 10**6  # limits that are tried in search of what a larger one gains
+# Limits that are tried in search of what a larger one gains: from 100 to 8.2 million, each about 1.2 times the last.
+TRIED = tuple(
+    digits * 10**zeros for zeros in range(1, 6) for digits in (10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82)
+)
 # Calls/s of a whole demo run, start included, on 2 cores with these parts (docs/log.md).
 CPU_RATES = {"bfloat16": {"AMX": 8.0}, "float32": {"AVX-512": 6.0, "AVX2": 2.5}}
 
@@ -113,16 +116,20 @@ def summary(config: RunConfig, inputs: Inputs) -> list[str]:
 
 
 def gains(config: RunConfig, inputs: Inputs) -> list[str]:
-    """What the limit does not reach, and about the next limit that does, one line each; nothing without a limit."""
-    lines, limit = [], config.max_llm_calls
-    here = _reach(config, inputs, limit)
-    missing = {words for words in _reach(config, inputs, MOST_LIMIT) if words not in here}
-    while missing and limit and limit < MOST_LIMIT:
-        limit = _round(limit * STEP)
-        there = _reach(config, inputs, limit)
-        lines += [f"not reached: {words} (from about {limit:,} calls on)" for words in there if words in missing]
-        missing -= set(there)
-    return lines
+    """What the limit does not reach, and about the limit from which on all do, one line each; nothing without a limit.
+
+    The limits that are tried do not depend on the present one, so that all limits are told the same.
+    """
+    limit, largest = config.max_llm_calls, TRIED[-1]
+    if not 0 < limit < largest:
+        return []
+    reached = {there: _reach(config, inputs, there) for there in (limit, *TRIED) if there >= limit}
+    found = []
+    for words in reached[largest]:
+        short = max((there for there in reached if words not in reached[there]), default=0)
+        if words not in reached[limit]:
+            found.append((min(there for there in reached if there > short), words))
+    return [f"not reached: {words} (from about {calls:,} calls on)" for calls, words in sorted(found)]
 
 
 def _reach(config: RunConfig, inputs: Inputs, limit: int) -> list[str]:
@@ -143,12 +150,6 @@ def _reach(config: RunConfig, inputs: Inputs, limit: int) -> list[str]:
 def _to_write(config: RunConfig) -> int:
     """Calls that APE probably takes."""
     return round(config.ape.num_instructions / APE_YIELD) if config.ape.use else 0
-
-
-def _round(limit: float) -> int:
-    """To two digits, upwards."""
-    unit = 10 ** max(0, len(str(int(limit))) - 2)
-    return int(math.ceil(limit / unit) * unit)
 
 
 def tokens_per_call(config: RunConfig, inputs: Inputs) -> float | None:

@@ -144,6 +144,12 @@ def test_gains_are_reached_at_the_limits_that_are_named(inputs):
         assert any(words in still for still in gains(limited(int(there.max_llm_calls / 1.3)), inputs))
 
 
+def test_whatever_the_limit_what_it_does_not_reach_is_reached_from_the_same_limit_on(inputs):
+    """InvBO can be paid at 1,200 calls but not at 1,500, where the races are longer."""
+    told = {line for limit in range(100, 5000, 100) for line in gains(limited(limit), inputs)}
+    assert len(told) == 3
+
+
 def test_a_large_limit_and_none_lack_nothing(inputs):
     assert gains(limited(WHOLE), inputs) == gains(DEMO, inputs) == []
     [schedule] = make_schedules(limited(WHOLE), inputs, 80)
