@@ -62,8 +62,13 @@ def plain_prompts(inputs: Inputs) -> tuple[Prompt, ...]:
     return ()
 
 
-def make_schedules(config: RunConfig, inputs: Inputs, written: int, earlier: Sequence[Spending] = ()) -> list[Schedule]:
-    """The schedules of a search after ``written`` calls of APE: one for each time that the run was given more."""
+def make_schedules(
+    config: RunConfig, inputs: Inputs, written: int, earlier: Sequence[Spending] = (), lost: int = 0
+) -> list[Schedule]:
+    """The schedules of a search after ``written`` calls of APE: one for each time that the run was given more.
+
+    ``lost``: see ``LimitedSchedule``; what was lost is missing to the last of the schedules.
+    """
     schedules: list[Schedule] = []
     before, iterations = 0, 0
     for stage in (*earlier, Spending.of(config)):
@@ -72,6 +77,8 @@ def make_schedules(config: RunConfig, inputs: Inputs, written: int, earlier: Seq
         )
         schedules.append(_schedule(own, inputs, written, before, iterations if schedules else None))
         before, iterations = schedules[-1].limit, stage.iterations
+    if isinstance(last := schedules[-1], LimitedSchedule):
+        schedules[-1] = replace(last, lost=lost)
     return schedules
 
 

@@ -17,7 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from lipo_e_ray.budget import check_limit, divide, first_budget, make_schedules
+from lipo_e_ray.budget import TESTED, check_limit, divide, first_budget, make_schedules
 from lipo_e_ray.config import RunConfig
 from lipo_e_ray.distributed.bo_actor import BOSlot
 from lipo_e_ray.distributed.calls import reason_of, result, slow_result
@@ -194,7 +194,12 @@ class _Job:
     def _search(self, service: ActorHandle[Any], instructions: dict[str, InstructionSource], paid: int) -> str:
         """Why the search ended before its end; empty where it did not."""
         config = self._config
-        schedules = make_schedules(config, self._inputs, paid, self._folder.earlier_spending())
+        overhead = result(service.spent.remote(), "the evaluation service").overhead
+        spare = self._budget.reserve + TESTED * self._budget.test  # the test is shorter instead
+        lost = max(0, overhead - spare) if self._budget.limit else 0
+        if lost:
+            self._tell(Message(f"{overhead} calls were lost when the run was killed: the last races get {lost} fewer"))
+        schedules = make_schedules(config, self._inputs, paid, self._folder.earlier_spending(), lost)
         hyperband = Hyperband(schedules, config.seed, config.hyperband.overlap)
         here = ray.get_runtime_context().get_node_id()
         on_gpu = config.model.tensor_parallel == 1 and any(

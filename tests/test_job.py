@@ -197,6 +197,25 @@ def test_a_limited_run_that_was_killed_goes_on_within_its_limit(limited, tmp_pat
     assert (folder / "best_prompt.json").exists() and (folder / "report.html").exists()
 
 
+def test_calls_that_were_lost_are_missing_to_the_finalists_and_not_their_race_to_the_answer(
+    tmp_path, capsys, ray_cluster
+):
+    """Without a test to shorten. The finalists' race could not be paid for, so the answer was the baseline, the only
+    prompt that had raced so far."""
+    folder, lost = tmp_path / "run", 20
+    folder.mkdir()
+    with Ledger(folder / "ledger.sqlite", SimulatedEngine().fingerprints) as ledger:
+        ledger.record_sent({"writing": lost})
+    run(folder, config=replace(LIMITED, test_share=0.0))
+    said = capsys.readouterr().out
+    assert f"{lost} calls were lost when the run was killed: the last races get " in said
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        assert 0.95 * LIMIT <= ledger.calls() <= LIMIT
+        records = read(ledger)
+    assert {r.observation.evaluated for r in records.rungs if r.stage == "final"} == {records.full_fidelity}
+    assert records.winner.fidelity == records.full_fidelity
+
+
 def test_a_run_whose_time_is_up_has_an_answer_and_can_go_on(finished, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
 

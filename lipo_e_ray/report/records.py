@@ -7,7 +7,7 @@ ablation of HbBoPs, ICML 2025).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lipo_e_ray.instructions.seeds import SEED_INSTRUCTIONS
@@ -95,12 +95,12 @@ class Records:
     @cached_property
     def best(self) -> ScoredPrompt | None:
         """The answer: the ``winner``, or the baseline where the winner is not ahead of it on the same examples."""
-        return self.winner if self.is_ahead else self.baseline
+        return self.winner if self.winner and self.is_ahead else self.baseline
 
     @cached_property
     def winner(self) -> ScoredPrompt | None:
-        """The prompt with fewest errors at the highest fidelity; of equals a tested one, then the first proposed."""
-        return least_error(self.scored)
+        """The prompt with fewest errors at the highest fidelity outside the baseline's race, see ``_winner``."""
+        return _winner(self.scored, self.rungs)
 
     @cached_property
     def baseline(self) -> ScoredPrompt | None:
@@ -140,6 +140,24 @@ def least_error(scored: Sequence[ScoredPrompt]) -> ScoredPrompt | None:
     top = max((s.fidelity for s in scored), default=0)
     full = [s for s in scored if s.fidelity == top]
     return min(full, key=lambda s: (s.observation.errors, s.test is None), default=None)
+
+
+def _winner(scored: Sequence[ScoredPrompt], rungs: Sequence[RungResult]) -> ScoredPrompt | None:
+    """Of equals a tested one, then the first proposed.
+
+    The baseline's race does not count: it goes higher than the races of all other prompts, so a run that ended before
+    its finalists raced would have the baseline for an answer, however bad.
+    """
+    raced: dict[str, RungResult] = {}
+    for r in sorted(rungs, key=lambda r: r.fidelity):
+        if r.stage != "baseline":
+            raced[r.observation.prompt_id] = r
+    entered = [s for s in scored if s.prompt.id in raced]
+    there = [
+        replace(s, fidelity=raced[s.prompt.id].fidelity, observation=raced[s.prompt.id].observation) for s in entered
+    ]
+    best = least_error(there)
+    return entered[there.index(best)] if best else None
 
 
 def _baseline(scored: Sequence[ScoredPrompt], rungs: Sequence[RungResult]) -> ScoredPrompt | None:
@@ -192,7 +210,7 @@ def read(ledger: Ledger) -> Records:
     tests = {key: ledger.statuses(key, "test") for key in test}
     compared = {
         s.prompt.id: ledger.statuses(s.prompt.id, "validation") | tests.get(s.prompt.id, {})
-        for s in (least_error(scored), _baseline(scored, rungs))
+        for s in (_winner(scored, rungs), _baseline(scored, rungs))
         if s
     }
     return Records(

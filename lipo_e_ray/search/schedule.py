@@ -86,7 +86,9 @@ class FixedSchedule:
 @dataclass(frozen=True)
 class LimitedSchedule:
     """Brackets that ``limit`` pays for: see ``following``. ``rewriting``: calls, at most, for the texts of an
-    iteration of InvBO. ``before``: what of the limit an earlier schedule of the same run had.
+    iteration of InvBO. ``before``: what of the limit an earlier schedule of the same run had. ``lost``: calls that
+    processes which were killed had sent, beyond the reserve for such; the last races have so many fewer. (Earlier
+    brackets must be those of the run before it was killed.)
     """
 
     config: RunConfig
@@ -94,6 +96,7 @@ class LimitedSchedule:
     ending: Ending
     rewriting: int = 0
     before: int = 0
+    lost: int = 0
     brackets: int = 0
 
     @cached_property
@@ -184,7 +187,7 @@ class LimitedSchedule:
 
     def closing(self, opened: Sequence[Bracket], left: float, history: History) -> Entry | None:
         """See ``Schedule``."""
-        return self.ending.closing(opened, left, history)
+        return self.ending.closing(opened, left - self.lost, history)
 
     def cost_after(self, opened: Sequence[Bracket], history: History) -> float:
         """See ``Schedule``: not known."""

@@ -57,6 +57,22 @@ def test_best_prompt_document_is_ready_to_send(records):
     assert document["fingerprints"] == {"model": "a-model", "sampling": "a-sampling", "template": "a-template"}
 
 
+def test_what_ran_further_in_the_baselines_race_alone_is_not_the_answer_for_that(records):
+    """The run ended before its finalists raced."""
+    a = next(s for s in records.scored if s.prompt.id == A)
+    further = [
+        replace(r, stage="baseline", fidelity=16, observation=replace(r.observation, evaluated=16, errors=10))
+        for r in records.rungs
+        if r.observation.prompt_id == A
+    ]
+    scored = tuple(
+        replace(s, fidelity=16, observation=further[-1].observation) if s is a else s for s in records.scored
+    )
+    ended = replace(records, scored=scored, rungs=(*records.rungs, *further))
+    assert ended.full_fidelity == 16
+    assert ended.winner.prompt.id == best_prompt_document(ended)["prompt_id"] == D
+
+
 def test_a_run_without_results(empty):
     with Ledger(empty / "ledger.sqlite") as ledger:
         records = read(ledger)

@@ -101,6 +101,19 @@ def test_most_of_a_limit_is_spent_where_answers_differ(limit):
         assert 0.95 * limit <= charged(hyperband, log) <= limit
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_lost_is_missing_to_the_last_races_alone(seed):
+    def walked(lost):
+        schedule = replace(limited(PROFILES["demo"], 1000, 128, 51, 12), lost=lost)
+        hyperband = Hyperband(schedule, seed)
+        log = walk(hyperband, random_landscape(seed), written=REWRITING)
+        return charged(hyperband, log), [b for b in hyperband.brackets if b.stage not in ("baseline", "final")], log
+
+    (all_calls, brackets, _), (fewer, same, log) = walked(0), walked(60)
+    assert same == brackets and fewer <= 1000 - 60 < all_calls
+    assert [r for r in results(log) if r.stage == "final"]
+
+
 def test_a_limit_that_pays_for_nothing_gives_no_bracket():
     schedule = limited(PROFILES["one-gpu"], 20, 1319)
     assert schedule.following([], 20, False) is None
