@@ -8,7 +8,7 @@ a proposal, a gate or a budget may depend on; a result that arrives earlier than
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lipo_e_ray.search.brackets import Bracket
@@ -178,8 +178,11 @@ class Hyperband:
         ]
 
     def incumbent(self) -> Observation | None:
-        """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed."""
-        best = self._history.incumbent()
+        """The fewest errors at the highest fidelity, without failed calls; ties by a hash of the seed.
+
+        The baseline's race does not count: it goes higher than the others, so the baseline would be the best prompt.
+        """
+        best = self._seen(race for race in self._races if race.bracket.stage != "baseline").incumbent()
         return best[1] if best else None
 
     def position(self) -> Position:
@@ -306,9 +309,14 @@ class Hyperband:
 
     def _history_at(self, tick: int) -> History:
         """What is complete at ``tick``."""
+        return self._seen(self._races, tick)
+
+    def _seen(self, races: Iterable[Race], tick: int | None = None) -> History:
+        """What is complete of ``races`` at ``tick``, or now."""
         history = History(self._seed)
-        for race in self._races:
-            for fidelity, prompt, evaluation in race.observed_after(self._steps_at(race, tick)):
+        for race in races:
+            steps = race.steps if tick is None else self._steps_at(race, tick)
+            for fidelity, prompt, evaluation in race.observed_after(steps):
                 history.add(fidelity, prompt, evaluation)
         return history
 

@@ -349,6 +349,18 @@ def test_what_is_planned_has_the_last_races_in_it_from_the_start(seed):
     assert planned[0] == cost(small_run()) + ENDING.most(History(""))
 
 
+def test_the_baseline_is_no_incumbent_for_having_raced_further():
+    last = Ending(tuple(prompts(["plain"])), 40, 0, 10)
+    hyperband = hyperband_of([Bracket(0, "hyperband", 0, (Rung(2, 10),))], ending=last)
+    hyperband.enter(0, prompts("ab"))
+    step(hyperband, {"a": 1, "b": 2})
+    assert hyperband.brackets[-1].stage == "baseline"
+    step(hyperband, {"plain": 39})
+    assert (hyperband.position().stage, hyperband.incumbent()) == ("final", observation("a", 1, 10))
+    walk(hyperband, {"a": 4, "b": 8, "plain": 39})
+    assert hyperband.incumbent() == observation("a", 4, 40)
+
+
 def test_a_stopped_walk_begins_nothing_and_takes_what_was_under_way():
     hyperband, landscape = hyperband_of(small_run(2), overlap=1, ending=ENDING), random_landscape(0)
     hyperband.enter(0, prompts(f"{i}" for i in range(hyperband.actions()[0].count)))
