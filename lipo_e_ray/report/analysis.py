@@ -17,10 +17,10 @@ def best_over_calls(records: Records) -> list[RungResult]:
     """The result of the best prompt so far, whenever that changed, in the order of ``calls``.
 
     The best has the fewest errors at the highest fidelity that any prompt had reached by then, so its error may rise
-    when a higher fidelity is reached.
+    when a higher fidelity is reached. The baseline's race does not count, see ``Records.winner``.
     """
     steps: list[RungResult] = []
-    for r in sorted(records.rungs, key=lambda r: r.calls):
+    for r in sorted((r for r in records.rungs if r.stage != "baseline"), key=lambda r: r.calls):
         best = steps[-1] if steps else None
         if best is None or (-r.fidelity, r.observation.errors) < (-best.fidelity, best.observation.errors):
             steps.append(r)

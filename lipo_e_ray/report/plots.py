@@ -71,7 +71,7 @@ def draw(records: Records, latent_folder: Path) -> list[Picture]:
 def best_plot(records: Records) -> tuple[Figure, str] | None:
     """Error over the calls of the search: a dot per prompt and rung, and a line for the best prompt so far."""
     steps, best, base = best_over_calls(records), records.best, records.baseline
-    if best is None:
+    if best is None or not steps:
         return None
     figure, axes = _figure(3.8)
     spans = stage_spans(records)
@@ -101,14 +101,14 @@ def best_plot(records: Records) -> tuple[Figure, str] | None:
     y = [*(r.observation.error for r in steps), steps[-1].observation.error]
     axes.step(x, y, where="post", color="black", linewidth=1.8)
     _beside(axes, y[-1], "black")
-    title = f"Best prompt: {y[-1]:.1%} validation error on {records.full_fidelity} examples"
+    title = f"Best prompt: {y[-1]:.1%} validation error on {steps[-1].fidelity} examples"
     if base is not None:
         error = base.observation.error
         axes.axhline(error, color=BASELINE_COLOUR, linestyle="--", linewidth=1)
         _beside(axes, error, BASELINE_COLOUR)
         title = (
             f"Validation error: baseline {error:.1%} (dashed, {base.fidelity} examples), best {y[-1]:.1%} "
-            f"({records.full_fidelity})"
+            f"({steps[-1].fidelity})"
             if best is not base
             else f"No prompt beat the baseline's validation error of {error:.1%}"
         )
