@@ -20,7 +20,8 @@ def best_over_calls(records: Records) -> list[RungResult]:
     when a higher fidelity is reached. The baseline's race does not count, see ``Records.winner``.
     """
     steps: list[RungResult] = []
-    for r in sorted((r for r in records.rungs if r.stage != "baseline"), key=lambda r: r.calls):
+    raced = (r for r in records.rungs if r.stage != "baseline")
+    for r in sorted(raced, key=lambda r: (r.calls, -r.fidelity, r.observation.errors)):  # a rung's results come at once
         best = steps[-1] if steps else None
         if best is None or (-r.fidelity, r.observation.errors) < (-best.fidelity, best.observation.errors):
             steps.append(r)

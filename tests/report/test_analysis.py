@@ -1,6 +1,7 @@
 import inspect
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_best_over_calls_goes_up_in_fidelity_and_never_down(records):
         (8, 3, 28),
     ]
     assert stage_spans(records) == [("hyperband", 0, 28), ("invbo", 28, 44)]
+
+
+def test_of_results_that_come_at_once_only_the_best_is_a_step(records):
+    """And none of the baseline's race is."""
+    last = records.rungs[-1]
+    rung = [
+        replace(last, stage=stage, fidelity=16, calls=99, observation=replace(last.observation, evaluated=16, errors=n))
+        for stage, n in (("baseline", 1), ("final", 12), ("final", 5), ("final", 7))
+    ]
+    ended = replace(records, rungs=(*records.rungs, *rung))
+    assert best_over_calls(ended) == [*best_over_calls(records), rung[2]]
 
 
 def test_ways_say_how_the_prompts_came_about(tmp_path):
