@@ -198,7 +198,11 @@ class _Job:
         spare = self._budget.reserve + TESTED * self._budget.test  # the test is shorter instead
         lost = max(0, overhead - spare) if self._budget.limit else 0
         if lost:
-            self._tell(Message(f"{overhead} calls were lost when the run was killed: the last races get {lost} fewer"))
+            self._tell(
+                Message(
+                    f"{overhead} calls had to be sent again, or were lost at a kill: the last races get {lost} fewer"
+                )
+            )
         schedules = make_schedules(config, self._inputs, paid, self._folder.earlier_spending(), lost)
         hyperband = Hyperband(schedules, config.seed, config.hyperband.overlap)
         here = ray.get_runtime_context().get_node_id()

@@ -116,7 +116,7 @@ def summary(config: RunConfig, inputs: Inputs) -> list[str]:
 
 
 def gains(config: RunConfig, inputs: Inputs) -> list[str]:
-    """What the limit does not reach, and about the limit from which on all do, one line each; nothing without a limit.
+    """What the limit does not reach, and from about which limit on it always is; a line each, none without a limit.
 
     The limits that are tried do not depend on the present one, so that all limits are told the same.
     """

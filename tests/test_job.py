@@ -208,7 +208,7 @@ def test_calls_that_were_lost_are_missing_to_the_finalists_and_not_their_race_to
         ledger.record_sent({"writing": lost})
     run(folder, config=replace(LIMITED, test_share=0.0))
     said = capsys.readouterr().out
-    assert f"{lost} calls were lost when the run was killed: the last races get " in said
+    assert f"{lost} calls had to be sent again, or were lost at a kill: the last races get " in said
     with Ledger(folder / "ledger.sqlite") as ledger:
         assert 0.95 * LIMIT <= ledger.calls() <= LIMIT
         records = read(ledger)

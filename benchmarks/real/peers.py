@@ -14,7 +14,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from math import nan
 from pathlib import Path
 
 from benchmarks.machine import write
@@ -28,7 +27,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
 
 
 def beside(case: Case, found: Search) -> tuple[Row, Row]:
-    """LIPO-E's search and the other one, as rows with the same limit."""
+    """LIPO-E's search and the other one, as rows with the same limit; the other one's validation is not known."""
     result = lipo_e(case, found.calls)
     engine = case.engine.make()
     with asyncio.Runner() as runner:
@@ -40,7 +39,7 @@ def beside(case: Case, found: Search) -> tuple[Row, Row]:
         *(found.task, found.seed, found.calls, "lipo_e", engine.fingerprints.model, case.test_size),
         *(result.calls, result.validation.value, result.validation.n, test.value, test.n),
     )
-    theirs = replace(ours, method=found.method, calls=found.calls, validation=nan, validation_n=0, test=found.test)
+    theirs = replace(ours, method=found.method, calls=found.calls, validation=0.0, validation_n=0, test=found.test)
     return ours, theirs
 
 

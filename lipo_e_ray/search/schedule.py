@@ -86,9 +86,9 @@ class FixedSchedule:
 @dataclass(frozen=True)
 class LimitedSchedule:
     """Brackets that ``limit`` pays for: see ``following``. ``rewriting``: calls, at most, for the texts of an
-    iteration of InvBO. ``before``: what of the limit an earlier schedule of the same run had. ``lost``: calls that
-    processes which were killed had sent, beyond the reserve for such; the last races have so many fewer. (Earlier
-    brackets must be those of the run before it was killed.)
+    iteration of InvBO. ``before``: what of the limit an earlier schedule of the same run had. ``lost``: calls
+    beyond the reserve that had to be sent again, or were on their way when a process was killed. The last races alone
+    have so many fewer: earlier brackets must be those that the run had before it was killed.
     """
 
     config: RunConfig
